@@ -1,0 +1,166 @@
+"""What a pass is, what it may look at, and what it has to say afterwards."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
+
+import onnx_ir as ir
+
+from baker.model.graph import index_names, label
+from baker.proof.budget import Budget
+from baker.proof.numerics import Fidelity
+
+if TYPE_CHECKING:
+    from baker.proof.feeds import Feed
+    from baker.proof.verifier import Verifier
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing that a pass did.
+
+    Attributes:
+        rule: the rewrite rule or kind of change, in kebab case.
+        node: the node of the model before, as `label` names it.
+        what: what became of it, for people.
+    """
+
+    rule: str
+    node: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Declined:
+    """One thing that a pass looked at and left alone, and why."""
+
+    node: str
+    reason: str
+    rule: str = ""
+
+
+@dataclass(frozen=True)
+class PassContext:
+    """What a pass may look at besides the model. ``PassContext()`` is a valid, empty one.
+
+    Attributes:
+        reference: the model as it was lowered, before any pass; read only.
+        calibration: feeds that a pass may learn from; the held-out ones stay with the verifier. Empty: none given.
+        verifier: judges and measures candidates against the reference; None when there is nothing to measure with.
+        budget: what the user said a lossy result may cost; None when nothing was said.
+        target: the machine the result is for: "auto" (this one), "cpu", "cuda".
+        seed: seeds everything random.
+        threads: threads for sessions; None is ONNX Runtime's own choice.
+        checkpoint: called by `apply_rewrites` after each rewrite (--verify-each).
+    """
+
+    reference: ir.Model | None = None
+    calibration: Sequence[Feed] = ()
+    verifier: Verifier | None = None
+    budget: Budget | None = None
+    target: str = "auto"
+    seed: int = 0
+    threads: int | None = None
+    checkpoint: Callable[[ir.Model, Change], None] | None = field(default=None, compare=False)
+
+
+class PassResult(ir.passes.PassResult):
+    """The model, what changed and what was left alone. ``modified`` follows from the changes.
+
+    Attributes:
+        changes: what was done, in order.
+        declined: what was left alone, and why.
+        warnings: what the user must hear although nothing failed.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        changes: Sequence[Change] = (),
+        declined: Sequence[Declined] = (),
+        warnings: Sequence[str] = (),
+    ) -> None:
+        super().__init__(model=model, modified=bool(changes))
+        self.changes = tuple(changes)
+        self.declined = tuple(declined)
+        self.warnings = tuple(warnings)
+
+
+@dataclass_transform(frozen_default=True)
+class _PassFields:
+    """Makes every subclass a frozen dataclass: a typed field is an option of the pass."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        dataclass(frozen=True)(cls)
+
+
+class Pass(_PassFields, ir.passes.InPlacePass):
+    """A change to a model, named, with typed options and a promise about its numbers.
+
+    A subclass sets ``name`` and ``fidelity``, adds a typed field with a default for each option, and implements
+    `run`. It is a frozen dataclass without further ado, and an `onnx_ir.passes.InPlacePass` too, so that it
+    can stand in an onnx-ir pipeline.
+
+    Attributes:
+        name: what ``-p`` calls it; the file name of a built-in pass.
+        fidelity: how exact the result is; the pass is held to it.
+    """
+
+    name: ClassVar[str]
+    fidelity: ClassVar[Fidelity]
+
+    def run(self, model: ir.Model, context: PassContext) -> PassResult:
+        """Changes the model in place (never the array of a tensor: those are shared) and says what it did."""
+        raise NotImplementedError(f"{type(self).__name__} has no run()")
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Runs the pass outside of a baker pipeline: no feeds, no budget, no verdict."""
+        index_names(model)
+        return self.run(model, PassContext())
+
+
+class LossyPass(Pass):
+    """A pass that trades accuracy: the user can aim it and limit what it costs.
+
+    Attributes:
+        only: globs over node and initializer names; empty means all.
+        skip: globs over node and initializer names to leave alone.
+        budget: overrides ``--budget`` for this pass: ``sqnr=20dB``, ``top1=0.99``, ``rel=0.05`` or ``1%``.
+    """
+
+    fidelity = Fidelity.LOSSY
+
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    budget: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.budget is not None:
+            Budget.parse(self.budget)
+
+    def selects(self, node: ir.Node) -> bool:
+        """True when ``only`` and ``skip`` let this node through, by its name or that of an input it reads."""
+        names = [label(node), *(value.name for value in node.inputs if value is not None and value.name)]
+        if any(fnmatchcase(name, glob) for glob in self.skip for name in names):
+            return False
+        return not self.only or any(fnmatchcase(name, glob) for glob in self.only for name in names)
+
+    def effective_budget(self, context: PassContext) -> Budget | None:
+        """Returns the pass's own budget, else the run's."""
+        return context.budget if self.budget is None else Budget.parse(self.budget)
+
+
+def option_values(instance: Pass) -> dict[str, Any]:
+    """Returns the options of a pass that differ from their defaults, by name."""
+    values = {}
+    for option in dataclasses.fields(instance):  # type: ignore[arg-type]  # made a dataclass by __init_subclass__
+        default = option.default if option.default_factory is dataclasses.MISSING else option.default_factory()
+        value = getattr(instance, option.name)
+        if value != default:
+            values[option.name] = value
+    return values
