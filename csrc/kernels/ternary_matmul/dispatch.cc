@@ -1,0 +1,51 @@
+// Which variant runs: the best that this CPU has, or the one BAKER_ISA names (tests compare variants that way).
+#include <cstdlib>
+#include <stdexcept>
+
+#include "common/cpu.h"
+#include "kernels/ternary_matmul/ternary_matmul.h"
+
+namespace baker::ternary {
+namespace {
+
+struct Entry {
+  const Variant* variant;
+  bool runs_here;
+};
+
+// Best first.
+std::vector<Entry> entries() {
+  return {{&kScalar, true}};
+}
+
+}  // namespace
+
+std::vector<const Variant*> available_variants() {
+  std::vector<const Variant*> found;
+  for (const Entry& entry : entries()) {
+    if (entry.runs_here) found.push_back(entry.variant);
+  }
+  return found;
+}
+
+std::vector<std::string> compiled_isas() {
+  std::vector<std::string> names;
+  for (const Entry& entry : entries()) names.emplace_back(entry.variant->isa);
+  return names;
+}
+
+const Variant& select_variant(const std::string& isa) {
+  const char* override_name = std::getenv("BAKER_ISA");
+  const bool overridden = isa == "auto" && override_name != nullptr && *override_name != '\0';
+  const std::string name = overridden ? override_name : isa;
+  const std::vector<const Variant*> variants = available_variants();
+  if (name == "auto") return *variants.front();
+  std::string choices;
+  for (const Variant* variant : variants) {
+    if (name == variant->isa) return *variant;
+    choices += std::string(choices.empty() ? "" : ", ") + variant->isa;
+  }
+  throw std::invalid_argument(std::string(overridden ? "BAKER_ISA" : "isa") + " is '" + name + "'; this CPU runs " + choices);
+}
+
+}  // namespace baker::ternary

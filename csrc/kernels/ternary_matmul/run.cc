@@ -1,0 +1,121 @@
+// The part that no instruction set changes: where the scratch lies and who computes which piece.
+#include <algorithm>
+
+#include "common/p64.h"
+#include "kernels/ternary_matmul/ternary_matmul.h"
+
+namespace baker::ternary {
+namespace {
+
+constexpr std::size_t kLine = 64;
+// A piece of work under this many multiplications (about 5 us) is not worth handing to another thread.
+constexpr std::int64_t kPieceWork = std::int64_t{1} << 20;
+// Rows whose int8 form stays in L2 while the panels pass over them.
+constexpr std::int64_t kRowBlockBytes = std::int64_t{384} << 10;
+
+[[nodiscard]] std::size_t aligned(std::size_t bytes) noexcept { return (bytes + kLine - 1) / kLine * kLine; }
+
+struct Scratch {
+  std::size_t q, sums, step, total;  // byte offsets
+};
+
+[[nodiscard]] Scratch layout(const Cut& cut, std::int64_t m) noexcept {
+  const auto rows = static_cast<std::size_t>(m);
+  Scratch at{};
+  at.sums = aligned(rows * static_cast<std::size_t>(cut.blocks * p64::kBlockWeights));
+  at.step = at.sums + aligned(rows * static_cast<std::size_t>(cut.groups) * sizeof(std::int32_t));
+  at.total = at.step + aligned(rows * sizeof(float));
+  return at;
+}
+
+struct Job {
+  const Variant& variant;
+  const Weights& weights;
+  const float* x;
+  std::int64_t m;
+  float* y;
+  std::int8_t* q;
+  std::int32_t* sums;
+  float* step;
+  std::int64_t tiles;         // of rows
+  std::int64_t piece_tiles;   // tiles in one piece
+  std::int64_t piece_panels;  // panels in one piece
+  std::int64_t row_pieces;
+
+  [[nodiscard]] int rows(std::int64_t tile) const noexcept {
+    return static_cast<int>(std::min<std::int64_t>(kTileRows, m - tile * kTileRows));
+  }
+  [[nodiscard]] std::int8_t* tile_q(std::int64_t tile) const noexcept {
+    return q + tile * kTileRows * weights.cut().blocks * p64::kBlockWeights;
+  }
+  [[nodiscard]] std::int32_t* tile_sums(std::int64_t tile) const noexcept {
+    return sums + tile * kTileRows * weights.cut().groups;
+  }
+
+  void quantize(std::int64_t tile) const noexcept {
+    const std::int64_t row = tile * kTileRows;
+    variant.quantize({weights.cut(), x + row * weights.cut().k, rows(tile), tile_q(tile), tile_sums(tile), step + row});
+  }
+
+  void multiply(std::int64_t panel, std::int64_t tile) const noexcept {
+    const std::int64_t row = tile * kTileRows, channel = panel * p64::kPanelChannels, n = weights.n();
+    const auto channels = static_cast<int>(std::min<std::int64_t>(p64::kPanelChannels, n - channel));
+    variant.multiply({weights.cut(), weights.panel(panel), weights.scale(panel), weights.bias(panel), tile_q(tile),
+                      tile_sums(tile), step + row, rows(tile), channels, y + row * n + channel, n});
+  }
+
+  void multiply_piece(std::int64_t piece) const noexcept {
+    const std::int64_t tile = piece % row_pieces * piece_tiles, panel = piece / row_pieces * piece_panels;
+    const std::int64_t last_tile = std::min(tile + piece_tiles, tiles);
+    const std::int64_t last_panel = std::min(panel + piece_panels, p64::panels(weights.n()));
+    for (std::int64_t p = panel; p < last_panel; ++p) {
+      for (std::int64_t t = tile; t < last_tile; ++t) multiply(p, t);
+    }
+  }
+};
+
+void quantize_task(void* job, std::size_t tile) {
+  static_cast<const Job*>(job)->quantize(static_cast<std::int64_t>(tile));
+}
+
+void multiply_task(void* job, std::size_t piece) {
+  static_cast<const Job*>(job)->multiply_piece(static_cast<std::int64_t>(piece));
+}
+
+void run_serial(void*, Executor::Task task, std::size_t count, void* argument) {
+  for (std::size_t i = 0; i < count; ++i) task(argument, i);
+}
+
+// Work too small to share runs here; the rest goes to the executor.
+void dispatch(const Executor& executor, Executor::Task task, std::int64_t count, bool small, Job& job) {
+  const Executor& chosen = small || count == 1 ? serial_executor() : executor;
+  chosen.run(chosen.self, task, static_cast<std::size_t>(count), &job);
+}
+
+}  // namespace
+
+Executor serial_executor() noexcept { return {run_serial, nullptr}; }
+
+std::size_t scratch_bytes(const Weights& weights, std::int64_t m) noexcept { return layout(weights.cut(), m).total; }
+
+void run(const Variant& variant, const Weights& weights, const float* x, std::int64_t m, float* y, void* scratch,
+         const Executor& executor) noexcept {
+  if (m == 0) return;
+  const Cut& cut = weights.cut();
+  const Scratch at = layout(cut, m);
+  auto* base = static_cast<std::uint8_t*>(scratch);
+  const std::int64_t panels = p64::panels(weights.n()), tiles = (m + kTileRows - 1) / kTileRows;
+  const std::int64_t tile_bytes = kTileRows * cut.blocks * p64::kBlockWeights;
+  const std::int64_t piece_tiles = std::clamp<std::int64_t>(kRowBlockBytes / tile_bytes, 1, tiles);
+  const std::int64_t panel_work = p64::kPanelChannels * cut.k * std::min(piece_tiles * kTileRows, m);
+  const std::int64_t piece_panels = std::clamp<std::int64_t>(kPieceWork / panel_work, 1, panels);
+  const std::int64_t row_pieces = (tiles + piece_tiles - 1) / piece_tiles;
+  Job job = {variant, weights, x, m, y,
+             reinterpret_cast<std::int8_t*>(base), reinterpret_cast<std::int32_t*>(base + at.sums),
+             reinterpret_cast<float*>(base + at.step), tiles, piece_tiles, piece_panels, row_pieces};
+  dispatch(executor, quantize_task, tiles, m * cut.k < kPieceWork / 8, job);
+  const std::int64_t pieces = row_pieces * ((panels + piece_panels - 1) / piece_panels);
+  dispatch(executor, multiply_task, pieces, m * cut.k * weights.n() < 2 * kPieceWork, job);
+}
+
+}  // namespace baker::ternary
