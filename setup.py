@@ -1,7 +1,7 @@
 """Builds baker's two compiled libraries with one CMake run.
 
-Everything declarative lives in pyproject.toml. Packages are found, not listed; baker/passes is a link to passes/, and an
-sdist holds its files. CMAKE_ARGS (environment) is passed on to CMake.
+Everything declarative lives in pyproject.toml. Packages are found, not listed; baker/passes is a link to passes/, and
+an sdist holds its files. CMAKE_ARGS (environment) is passed on to CMake.
 """
 
 from __future__ import annotations

@@ -1,0 +1,24 @@
+import numpy as np
+import numpy.typing as npt
+
+class TernaryWeights:
+    """A ternary layer packed for the kernels; immutable, any number of threads may multiply with it at once."""
+
+    def __init__(
+        self,
+        codes: npt.NDArray[np.uint8],
+        scale: npt.NDArray[np.float32],
+        bias: npt.NDArray[np.float32] | None,
+        k: int,
+        group: int,
+    ) -> None: ...
+    def multiply(
+        self, x: npt.NDArray[np.float32], *, isa: str = "auto", threads: int = 1
+    ) -> npt.NDArray[np.float32]: ...
+    @property
+    def n(self) -> int: ...
+    @property
+    def k(self) -> int: ...
+
+def available_isas() -> list[str]: ...
+def compiled_isas() -> list[str]: ...
