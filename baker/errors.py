@@ -47,7 +47,10 @@ class PipelineError(UsageError):
 
     def __init__(self, text: str, position: int, message: str) -> None:
         self.text, self.position = text, position
-        super().__init__(f"pipeline, character {position + 1}: {message}\n  {text}\n  {' ' * position}^")
+        start = max(0, position - 60)
+        shown = text[start : start + 100]
+        shown = "".join(c if c.isprintable() else " " for c in shown)  # a line break would part text and caret
+        super().__init__(f"pipeline, character {position + 1}: {message}\n  {shown}\n  {' ' * (position - start)}^")
 
 
 class ModelError(BakerError):

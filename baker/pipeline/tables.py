@@ -1,0 +1,184 @@
+"""The report as a table for a terminal. Imports rich, so it is loaded only when a table is shown.
+
+Everything that may come from a model (names, reasons) goes through ``clean`` and into ``Text`` objects: neither control
+characters nor rich's own markup reach the terminal.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from baker.pipeline.pass_base import Declined
+    from baker.pipeline.report import PassRecord, Report
+    from baker.proof.numerics import OutputError
+
+REASONS_SHOWN = 6
+STYLES = {"pass": "green", "kept": "green", "fail": "bold red", "failed": "bold red", "rolled back": "bold red"}
+
+
+def clean(text: str) -> str:
+    """Makes control, format and other unprintable characters visible (``\\x1b``); line breaks too."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def render(report: Report, *, width: int, verbose: bool, color: bool) -> str:
+    """The whole report as text of at most ``width`` columns."""
+    buffer = io.StringIO()
+    console = Console(file=buffer, width=width, force_terminal=color, color_system="standard" if color else None,
+                      highlight=False, markup=False, emoji=False)  # fmt: skip
+    console.print(report_view(report, verbose=verbose))
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+
+
+def report_view(report: Report, *, verbose: bool = False) -> RenderableType:
+    """Table per pass, then what was left alone and what went wrong, then the summary."""
+    parts: list[RenderableType] = [pass_table(report.passes)] if report.passes else []
+    for record in report.passes:
+        parts += _notes(record, verbose)
+    return Group(*parts, Text(), summary(report))
+
+
+def pass_table(records: Iterable[PassRecord]) -> Table:
+    """One row a pass; sizes before → after."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    table.add_column("pass", overflow="fold", min_width=10)
+    table.add_column("fidelity", no_wrap=True)
+    for header in ("nodes", "size", "changed", "left"):
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("verdict", overflow="fold", min_width=12)
+    table.add_column("s", justify="right", no_wrap=True)
+    for record in records:
+        table.add_row(
+            Text(clean(record.name + record.options)),
+            record.fidelity,
+            _arrow(*(str(count) for count in record.nodes)),
+            _arrow(*(human_bytes(size) for size in record.bytes)),
+            str(len(record.changes)),
+            str(len(record.declined)),
+            _verdict(record),
+            f"{record.seconds:.2f}",
+        )
+    return table
+
+
+def summary(report: Report) -> Table:
+    """Verdict, budget, kernels, what running it takes, and where it went; a label and a value a line."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    seen = report.verification
+    verdict = Text(seen.verdict, style=STYLES.get(seen.verdict, "yellow"))
+    if seen.samples:
+        verdict.append(clean(f" on {seen.samples} samples, {seen.feeds}"), style="default")
+    if seen.outputs:
+        verdict.append(f"; worst {worst(seen.outputs.values())}", style="default")
+    table.add_row("verdict", verdict)
+    if seen.reason:
+        table.add_row("", Text(clean(seen.reason)))
+    for warning in seen.warnings:
+        table.add_row("warning", Text(clean(warning), style="yellow"))
+    for label, text in _facts(report):
+        table.add_row(label, Text(clean(text)))
+    return table
+
+
+def _facts(report: Report) -> Iterable[tuple[str, str]]:
+    budget, kernels, needs = report.budget, report.kernels, report.requires
+    if budget is not None:
+        measured = "nothing measured" if budget.value is None else f"measured {budget.value:.4g}"
+        held = {True: "met", False: "NOT met", None: "not judged"}[budget.met]
+        yield "budget", f"{budget.kind} {budget.limit:g}: {measured}, {held}"
+    if kernels is not None:
+        yield "kernels", f"{kernels.integer} integer, {kernels.ternary} ternary, {kernels.float} float"
+    if needs is not None:
+        library = f", the custom-op library {needs.custom_ops_library}" if needs.custom_ops_library else ""
+        yield "needs", f"onnxruntime {needs.onnxruntime}, opset {needs.opset}, IR {needs.ir_version}{library}"
+    source, result = report.source, report.result
+    if source is not None and result is not None:
+        yield "nodes", _arrow(str(source.nodes), str(result.nodes))
+        ratio = result.bytes / source.bytes if source.bytes else 1.0
+        yield "size", f"{_arrow(human_bytes(source.bytes), human_bytes(result.bytes))} ({ratio:.2f}x)"
+    if result is not None and result.path is not None:
+        yield "written", str(result.path)
+
+
+def _notes(record: PassRecord, verbose: bool) -> Iterable[RenderableType]:
+    """Below the table: why a pass was undone, each change (verbose), and what it left alone."""
+    name = clean(record.name)
+    if record.error:
+        yield Text(clean(f"{name} {record.status}: {record.error}"), style=STYLES.get(record.status, "yellow"))
+    if verbose and record.changes:
+        yield Text(f"{name} changed:")
+        yield _indented(f"{change.node}: {change.what} ({change.rule})" for change in record.changes)
+    if not record.declined:
+        return
+    yield Text(f"{name} left alone:")
+    if verbose:
+        yield _indented(f"{declined.node}: {declined.reason}" for declined in record.declined)
+        return
+    groups = grouped(record.declined)
+    yield _indented(f"{count}× {reason}" for reason, count in groups[:REASONS_SHOWN])
+    if len(groups) > REASONS_SHOWN:
+        yield _indented([f"… {len(groups) - REASONS_SHOWN} more reasons in the report, or with -v"])
+
+
+def grouped(declined: Sequence[Declined]) -> list[tuple[str, int]]:
+    """Reasons with how often each was given, most frequent first.
+
+    Reasons that differ only in names and numbers count as one, shown by its first example.
+    """
+    shapes = [re.sub(r"'[^']*'|\d+(\.\d+)?", "…", item.reason) for item in declined]
+    counts, firsts, texts = Counter(shapes), {}, {}  # type: Counter[str], dict[str, str], dict[str, set[str]]
+    for shape, item in zip(shapes, declined, strict=True):
+        firsts.setdefault(shape, item.reason)
+        texts.setdefault(shape, set()).add(item.reason)
+    return [(firsts[s] + (" (and alike)" if len(texts[s]) > 1 else ""), n) for s, n in counts.most_common()]
+
+
+def worst(outputs: Iterable[OutputError], *, lossy: bool = True) -> str:
+    """The largest error over the outputs: SQNR where signal was traded away, else the largest difference."""
+    errors = list(outputs)
+    if lossy and all(error.sqnr_db == error.sqnr_db for error in errors):
+        return f"{min(error.sqnr_db for error in errors):.1f} dB"
+    peak = max((error.max_abs for error in errors), default=0.0)
+    return "bit-equal" if peak == 0 else f"max {peak:.1e}"
+
+
+def human_bytes(size: int) -> str:
+    """Bytes in decimal units with three digits: ``10.2 MB``."""
+    value, unit = float(size), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 999.5 or unit == "TB":
+            break
+        value /= 1000
+    return f"{value:.3g} {unit}" if unit != "B" else f"{size} B"
+
+
+def _verdict(record: PassRecord) -> Text:
+    if record.status == "unchanged":
+        return Text("unchanged", style="dim")
+    text = Text(record.verdict, style=STYLES.get(record.verdict, "yellow"))
+    if record.outputs:
+        text.append(f" {worst(record.outputs.values(), lossy=record.fidelity == 'lossy')}", style="default")
+    if record.status == "rolled back":
+        text.append(" (undone)", style="bold red")
+    return text
+
+
+def _arrow(before: str, after: str) -> str:
+    return before if before == after else f"{before} → {after}"
+
+
+def _indented(lines: Iterable[str]) -> RenderableType:
+    return Padding(Text("\n".join(clean(line) for line in lines)), (0, 0, 0, 2))
