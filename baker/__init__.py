@@ -55,7 +55,7 @@ _HOME = {
     "verify": "pipeline.bake",
 }
 
-__all__ = ["__version__", *_HOME]  # noqa: PLE0604
+__all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> object:

@@ -192,7 +192,8 @@ def set_initializer(graph: ir.Graph, hint: str, array: Array | ir.TensorProtocol
     """
     name = unique_name(graph, hint)
     tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    shape = ir.Shape(tensor.shape.numpy())
+    value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
 
@@ -205,7 +206,7 @@ def constant_before(node: ir.Node, hint: str, array: Array | ir.TensorProtocol) 
     tensor = ir.tensor(array)
     (value,) = emit(node, "Constant", [], {"value": tensor}, name=hint).outputs
     value.const_value = tensor
-    value.shape, value.type = ir.Shape(tensor.shape), ir.TensorType(tensor.dtype)
+    value.shape, value.type = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
     return value
 
 
@@ -310,7 +311,7 @@ def remove_if_dead(*values: ir.Value | None) -> None:
 
 def _drop_initializer(value: ir.Value) -> None:
     graph = value.graph
-    if isinstance(graph, ir.Graph) and value.is_initializer() and value.name in graph.initializers:
+    if isinstance(graph, ir.Graph) and value.is_initializer() and value.name:
         del graph.initializers[value.name]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -153,14 +152,3 @@ class LossyPass(Pass):
     def effective_budget(self, context: PassContext) -> Budget | None:
         """Returns the pass's own budget, else the run's."""
         return context.budget if self.budget is None else Budget.parse(self.budget)
-
-
-def option_values(instance: Pass) -> dict[str, Any]:
-    """Returns the options of a pass that differ from their defaults, by name."""
-    values = {}
-    for option in dataclasses.fields(instance):  # type: ignore[arg-type]  # made a dataclass by __init_subclass__
-        default = option.default if option.default_factory is dataclasses.MISSING else option.default_factory()
-        value = getattr(instance, option.name)
-        if value != default:
-            values[option.name] = value
-    return values

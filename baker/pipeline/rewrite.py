@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import onnx_ir as ir
@@ -78,12 +79,11 @@ def apply_rewrites(
             by_anchor.setdefault((rule.domain, anchor), []).append(rule)
     changes: list[Change] = []
     for _ in range(_MAX_SWEEPS):
-        before = len(changes)
-        declined: dict[Declined, None] = {}
-        for node in _live_nodes(model):
-            _rewrite_at(node, by_anchor.get((standard_domain(node.domain), node.op_type), ()), model, context, changes, declined)
-        if len(changes) == before:
-            return changes, list(declined)
+        sweep = _Sweep(model, context, by_anchor)
+        sweep.run()
+        changes += sweep.changes
+        if not sweep.changes:
+            return changes, list(sweep.declined)
     last = changes[-1]
     raise BakerError(
         f"rewrites do not converge: after {_MAX_SWEEPS} sweeps '{last.rule}' still changes '{last.node}'. "
@@ -91,33 +91,31 @@ def apply_rewrites(
     )
 
 
-def _live_nodes(model: ir.Model) -> Iterator[ir.Node]:
-    """Yields the nodes that are in the model when the sweep starts and still there when their turn comes."""
-    for graph in list(graphs(model)):
-        for node in list(graph):
-            if node.graph is graph:
-                yield node
+@dataclass
+class _Sweep:
+    """Every rule tried once at every node."""
 
+    model: ir.Model
+    context: PassContext
+    rules: Mapping[tuple[str, str], Sequence[Rewrite]]
+    changes: list[Change] = field(default_factory=list)
+    declined: dict[Declined, None] = field(default_factory=dict)  # a set that keeps its order
 
-def _rewrite_at(
-    node: ir.Node,
-    rules: Sequence[Rewrite],
-    model: ir.Model,
-    context: PassContext,
-    changes: list[Change],
-    declined: dict[Declined, None],
-) -> None:
-    for rule in rules:
-        if node.graph is None:  # the rule before this one consumed it
-            return
+    def run(self) -> None:
+        for graph in list(graphs(self.model)):
+            for node in list(graph):
+                for rule in self.rules.get((standard_domain(node.domain), node.op_type), ()):
+                    if node.graph is graph:  # else an earlier rewrite consumed it
+                        self.rewrite(rule, node)
+
+    def rewrite(self, rule: Rewrite, node: ir.Node) -> None:
         match = rule.match(node)
         if match is None:
-            continue
-        name = label(node)
+            return
         reason = rule.check(match)
         if reason is not None:
-            declined[Declined(name, reason, rule.name)] = None
-            continue
-        changes.append(rule.apply(match))
-        if context.checkpoint is not None:
-            context.checkpoint(model, changes[-1])
+            self.declined[Declined(label(node), reason, rule.name)] = None
+            return
+        self.changes.append(rule.apply(match))
+        if self.context.checkpoint is not None:
+            self.context.checkpoint(self.model, self.changes[-1])

@@ -1,0 +1,216 @@
+"""From a model and a pipeline to a proven result: what both `baker.bake` and ``baker-opt`` do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import onnxruntime
+
+from baker.errors import GateError, UsageError
+from baker.model.lower import SourceFacts, lower, source_facts
+from baker.pipeline.manager import Observer, OnFail, PassManager
+from baker.pipeline.pass_base import PassContext
+from baker.pipeline.registry import Registry
+from baker.pipeline.report import BudgetRecord, Report, Requires, Verification
+from baker.proof.budget import Budget, Metric, load_metric
+from baker.proof.feeds import Feeds, load_feeds
+from baker.proof.numerics import Fidelity
+from baker.proof.verifier import Verdict, Verifier
+from baker.runtime.audit import audit_kernels
+from baker.runtime.kernels import custom_ops_library
+
+DEFAULT_PIPELINE = "@simplify"
+CUSTOM_DOMAIN = "ai.baker"
+
+
+@dataclass(frozen=True)
+class Baked:
+    """A result that met every gate.
+
+    Attributes:
+        model: the optimized model; `baker.save` writes it, `baker.session` runs it.
+        report: what every pass did and what it cost.
+    """
+
+    model: ir.Model
+    report: Report
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model is baked, besides the pipeline.
+
+    Attributes:
+        calib: feeds; see `baker.proof.feeds.load_feeds` for all forms.
+        metric: ``module:function`` or a callable: a runner in, a float out, higher is better.
+        budget: what a lossy result may cost: ``1%`` of the metric, ``sqnr=20dB``, ``top1=0.99``, ``rel=0.05``.
+        target: the machine the result is for.
+        verify: False verifies nothing, and the report says so.
+        verify_each: verify after every rewrite, too.
+        on_fail: what becomes of a pass that fails; see `PassManager`.
+        strict: an inconclusive verdict fails the run.
+        seed: seeds synthetic feeds and every pass.
+        threads: threads of each session; None is ONNX Runtime's choice.
+        custom_ops: a library of custom operators that the model needs; loaded because the caller says so.
+    """
+
+    calib: Any = None
+    metric: str | Metric | None = None
+    budget: str | Budget | None = None
+    target: str = "auto"
+    verify: bool = True
+    verify_each: bool = False
+    on_fail: OnFail = "rollback"
+    strict: bool = False
+    seed: int = 0
+    threads: int | None = None
+    custom_ops: str | Path | None = None
+    observers: Sequence[Observer] = field(default=(), repr=False)
+    registry: Registry | None = field(default=None, repr=False)
+
+
+def bake(
+    source: Any,
+    pipeline: str | Sequence[Any] = DEFAULT_PIPELINE,
+    *,
+    calib: Any = None,
+    metric: str | Metric | None = None,
+    budget: str | Budget | None = None,
+    target: str = "auto",
+    verify: bool = True,
+    seed: int = 0,
+    **more: Any,
+) -> Baked:
+    """Optimizes a model and proves the result.
+
+    Args:
+        source: what `baker.lower` takes: a path, a ModelProto, an onnx_ir.Model, an onnxscript function.
+        pipeline: ``-p`` text, or a sequence of passes.
+        calib, metric, budget, target, verify, seed: see `Settings`; ``more`` takes its other fields.
+
+    Raises:
+        GateError: a pass failed or the result misses a gate; ``error.report`` has the whole story.
+        UsageError, ModelError, SecurityError, ResourceError: as on the command line.
+    """
+    settings = Settings(calib, metric, budget, target, verify, seed=seed, **more)
+    model, report = run(source, pipeline, settings)
+    failures = report.failures()
+    if failures:
+        raise GateFailed(failures, report)
+    return Baked(model, report)
+
+
+class GateFailed(GateError):
+    """A gate failed. ``report`` is the run's report; the model is not handed out."""
+
+    def __init__(self, failures: Sequence[str], report: Report) -> None:
+        self.report = report
+        super().__init__("\n".join(failures))
+
+
+def run(source: Any, pipeline: str | Sequence[Any], settings: Settings) -> tuple[ir.Model, Report]:
+    """Lowers, runs the pipeline and fills in the report; the caller looks at ``report.failures()``."""
+    manager = PassManager(
+        pipeline,
+        on_fail=settings.on_fail,
+        verify=settings.verify,
+        verify_each=settings.verify_each,
+        observers=settings.observers,
+        registry=settings.registry,
+    )
+    budget, metric = _goals(settings)
+    facts = source_facts(source)
+    reference = lower(source)
+    feeds = load_feeds(settings.calib, reference, seed=settings.seed, model_path=facts.path)
+    verifier = _verifier(reference, feeds, budget, metric, settings)
+    context = PassContext(
+        reference=reference,
+        calibration=feeds.calibration,
+        verifier=verifier,
+        budget=budget,
+        target=settings.target,
+        seed=settings.seed,
+        threads=settings.threads,
+    )
+    model, report = manager.run(reference, context)
+    _complete(report, model, facts, feeds, verifier, budget, settings)
+    return model, report
+
+
+def verify(
+    reference: Any, candidate: Any, *, calib: Any = None, budget: str | Budget | None = None, **more: Any
+) -> Verdict:
+    """Judges whether one model may stand in for another: as ROUNDING, or by the budget where one is given.
+
+    Args:
+        reference, candidate: what `baker.lower` takes.
+        calib, budget: see `Settings`; ``more`` takes its other fields.
+    """
+    settings = Settings(calib, budget=budget, **more)
+    goal, metric = _goals(settings)
+    original, other = lower(reference), lower(candidate)
+    feeds = load_feeds(settings.calib, original, seed=settings.seed, model_path=source_facts(reference).path)
+    verifier = _verifier(original, feeds, goal, metric, settings)
+    return verifier.verify(other, Fidelity.ROUNDING if goal is None else Fidelity.LOSSY)
+
+
+def _goals(settings: Settings) -> tuple[Budget | None, Metric | None]:
+    budget = Budget.parse(settings.budget) if isinstance(settings.budget, str) else settings.budget
+    metric = load_metric(settings.metric) if isinstance(settings.metric, str) else settings.metric
+    if budget is not None and budget.kind == "metric" and metric is None:
+        raise UsageError(
+            f"budget '{budget}' is relative to a metric, and no metric was given. "
+            "Add --metric module:function, or give a fidelity budget such as sqnr=20dB, top1=0.99 or rel=0.05."
+        )
+    return budget, metric
+
+
+def _verifier(
+    reference: ir.Model, feeds: Feeds, budget: Budget | None, metric: Metric | None, settings: Settings
+) -> Verifier:
+    return Verifier(
+        reference,
+        feeds.held_out,
+        budget=budget,
+        metric=metric,
+        threads=settings.threads,
+        custom_ops=settings.custom_ops,
+        strict=settings.strict,
+    )
+
+
+def _complete(
+    report: Report,
+    model: ir.Model,
+    facts: SourceFacts,
+    feeds: Feeds,
+    verifier: Verifier,
+    budget: Budget | None,
+    settings: Settings,
+) -> None:
+    """Fills in what the manager can't know: where the model came from, what the result runs on, the budget."""
+    report.source = facts
+    warnings = (*report.verification.warnings, *feeds.notes)
+    report.verification = replace(report.verification, feeds=feeds.source, warnings=warnings)
+    report.requires = _requires(model)
+    if not settings.verify:
+        report.verification = Verification(
+            feeds=feeds.source, reason="not verified, as asked for", warnings=feeds.notes
+        )
+        return
+    runnable = report.verification.verdict in ("pass", "fail") or not report.verification.gate
+    if runnable:
+        report.kernels = audit_kernels(model, custom_ops=settings.custom_ops)
+    if budget is not None and runnable:
+        measured = verifier.measure(model, budget)
+        report.budget = BudgetRecord(budget.kind, budget.limit, measured.value, measured.met)
+
+
+def _requires(model: ir.Model) -> Requires:
+    """What the result was proven to run on: the ONNX Runtime at hand, no claim about older ones."""
+    library = custom_ops_library().name if CUSTOM_DOMAIN in model.opset_imports else None
+    return Requires(onnxruntime.__version__, model.opset_imports.get("", 0), model.ir_version or 0, library)

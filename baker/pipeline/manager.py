@@ -1,0 +1,282 @@
+"""Runs a pipeline as a chain of transactions: each pass is proven, or undone and named."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
+
+import onnx_ir as ir
+
+from baker.errors import GateError, UsageError
+from baker.pipeline import text
+from baker.pipeline.foreign import wrap
+from baker.pipeline.integrity import freeze_tensors
+from baker.pipeline.pass_base import Change, LossyPass, Pass, PassContext
+from baker.pipeline.registry import Registry
+from baker.pipeline.report import PassRecord, Report, Verification
+from baker.pipeline.trial import Trial
+from baker.proof.numerics import Fidelity
+from baker.proof.verifier import Verdict
+
+OnFail = Literal["rollback", "stop", "keep"]
+
+
+class Observer(Protocol):
+    """Is told what a `PassManager` does, while it does it."""
+
+    def before(self, pass_: Pass) -> None:
+        """A pass is about to run."""
+
+    def after(self, record: PassRecord, model: ir.Model) -> None:
+        """A pass has run and was judged; the model is what goes on from here."""
+
+
+class PassManager:
+    """Runs passes over a model, each one a transaction.
+
+    Args:
+        pipeline: pipeline text, or passes (baker's, plain onnx-ir ones, or pipeline items) in order.
+        on_fail: what becomes of a failed pass: ``rollback`` undoes it and runs the rest, ``stop`` undoes it and
+            ends there, ``keep`` keeps what it did if that is still a valid model.
+        verify: judge every pass that changed something; False judges nothing and the report says so.
+        verify_each: judge after every rewrite, too.
+        observers: told before and after each pass.
+
+    Raises:
+        PipelineError, UnknownPassError, OptionError: the text is wrong.
+    """
+
+    def __init__(
+        self,
+        pipeline: str | Pass | ir.passes.PassBase | text.Sequence | Sequence[Pass | ir.passes.PassBase | text.Item],
+        *,
+        on_fail: OnFail = "rollback",
+        verify: bool = True,
+        verify_each: bool = False,
+        observers: Sequence[Observer] = (),
+        registry: Registry | None = None,
+    ) -> None:
+        self.pipeline = _as_pipeline(pipeline, registry)
+        self.on_fail: OnFail = on_fail
+        self.verify = verify
+        self.verify_each = verify_each
+        self.observers = tuple(observers)
+
+    def run(self, model: ir.Model, context: PassContext | None = None) -> tuple[ir.Model, Report]:
+        """Runs the pipeline on a copy of the model (tensors are shared, never written).
+
+        Returns:
+            The resulting model and the report; ``report.failed`` tells whether a gate failed.
+
+        Raises:
+            UsageError, SecurityError, ResourceError: what a pass found is the caller's to mend.
+        """
+        return _Run(self, model, context or PassContext()).run()
+
+
+def _as_pipeline(pipeline: object, registry: Registry | None) -> text.Sequence:
+    if isinstance(pipeline, str):
+        return text.parse(pipeline, registry)
+    if isinstance(pipeline, text.Sequence):
+        return pipeline
+    parts = pipeline if isinstance(pipeline, Sequence) else [pipeline]
+    return text.Sequence(tuple(_as_item(part) for part in parts))
+
+
+def _as_item(part: object) -> text.Item:
+    if isinstance(part, text.Item):
+        return part
+    if isinstance(part, ir.passes.PassBase):
+        return text.PassItem(wrap(part))
+    raise UsageError(
+        f"a pipeline holds passes, found {type(part).__name__} {part!r}. Give pipeline text or Pass objects."
+    )
+
+
+class _Stop(Exception):
+    """Ends the run: --on-fail stop."""
+
+
+class _Undo(Exception):
+    """Ends a try(...) group: one of its passes failed."""
+
+
+@dataclass
+class _State:
+    """Where the run stands; replaced as a whole when a group is undone."""
+
+    model: ir.Model
+    lossy: bool = False  # a lossy change was kept, so later exact passes are judged against the model before them
+    verdict: Verdict | None = None  # the model as it is now, against the original
+
+
+@dataclass
+class _Run:
+    manager: PassManager
+    source: ir.Model
+    context: PassContext
+    records: list[PassRecord] = field(default_factory=list)
+    groups: int = 0  # how many try(...) are open
+
+    def __post_init__(self) -> None:
+        model = self.source.clone()
+        freeze_tensors(model)
+        if self.context.reference is None:
+            self.context = replace(self.context, reference=self.source)
+        self.state = _State(model)
+
+    def run(self) -> tuple[ir.Model, Report]:
+        stopped = False
+        try:
+            self.sequence(self.manager.pipeline)
+        except _Stop:
+            stopped = True  # the failed record is in the report, which makes the run a failed one
+        if not stopped:
+            self.judge_result()
+        model = self.state.model
+        if any(record.status == "failed" for record in self.records):
+            model.metadata_props["baker.unverified"] = "true"
+        report = Report(
+            pipeline=str(self.manager.pipeline),
+            seed=self.context.seed,
+            passes=self.records,
+            verification=self.verification(),
+        )
+        return model, report
+
+    def verification(self) -> Verification:
+        verdict = self.state.verdict
+        if verdict is None:
+            return Verification()
+        return Verification(
+            verdict=verdict.status,
+            samples=verdict.samples,
+            outputs=verdict.outputs,
+            reason=verdict.reason,
+            warnings=verdict.warnings,
+            gate=_gate(verdict, self.strict),
+        )
+
+    # ---- the tree ----
+
+    def sequence(self, items: text.Sequence) -> bool:
+        """Runs items in order; returns whether any changed the model."""
+        changed = [self.item(item) for item in items.items]  # a list: every item runs, whatever came before it
+        return any(changed)
+
+    def item(self, item: text.Item) -> bool:
+        if isinstance(item, text.PassItem):
+            return self.one(item.pass_)
+        if isinstance(item, text.Fix):
+            return self.fix(item)
+        if isinstance(item, text.Try):
+            return self.attempt(item)
+        return self.sequence(item.body)
+
+    def fix(self, item: text.Fix) -> bool:
+        rounds = 0
+        while rounds < item.max and self.sequence(item.body):
+            rounds += 1
+        return rounds > 0
+
+    def attempt(self, item: text.Try) -> bool:
+        before, first = replace(self.state), len(self.records)
+        self.groups += 1
+        try:
+            return self.sequence(item.body)
+        except _Undo:
+            self.state = before
+            self.records[first:] = [_undone(record) for record in self.records[first:]]
+            return False
+        finally:
+            self.groups -= 1
+
+    # ---- one pass ----
+
+    def one(self, pass_: Pass) -> bool:
+        for observer in self.manager.observers:
+            observer.before(pass_)
+        record, self.state = self.transact(pass_)
+        self.records.append(record)
+        for observer in self.manager.observers:
+            observer.after(record, self.state.model)
+        if record.error and self.groups:
+            raise _Undo
+        if record.error and self.manager.on_fail == "stop":
+            raise _Stop
+        return record.status in ("kept", "failed")
+
+    def transact(self, pass_: Pass) -> tuple[PassRecord, _State]:
+        """Runs a pass on a copy, judges it, and decides which model goes on."""
+        before, start = self.state, time.perf_counter()
+        trial = Trial(pass_, before.model)
+        trial.run(self.context_for(pass_))
+        if trial.fault is None and trial.changed and self.manager.verify:
+            trial.verdict = self.judge(pass_, trial.model)
+            trial.fault = _gate(trial.verdict, self.strict)
+        keep = trial.fault is None or (self.manager.on_fail == "keep" and trial.sound and not self.groups)
+        record = trial.record(time.perf_counter() - start, kept=keep)
+        if not keep:
+            return record, before
+        if not trial.changed:  # what is not saved, such as inferred shapes, may have been added
+            return record, replace(before, model=trial.model)
+        freeze_tensors(trial.model)
+        lossy = before.lossy or pass_.fidelity is Fidelity.LOSSY
+        against_original = pass_.fidelity is Fidelity.LOSSY or not before.lossy
+        return record, _State(trial.model, lossy, trial.verdict if against_original else None)
+
+    # ---- judging ----
+
+    @property
+    def strict(self) -> bool:
+        return self.context.verifier is not None and self.context.verifier.strict
+
+    def judge(self, pass_: Pass, candidate: ir.Model) -> Verdict | None:
+        verifier = self.context.verifier
+        if verifier is None:
+            return None
+        if pass_.fidelity is Fidelity.LOSSY:
+            budget = pass_.effective_budget(self.context) if isinstance(pass_, LossyPass) else self.context.budget
+            return verifier.verify(candidate, pass_.fidelity, budget=budget)
+        against = self.state.model if self.state.lossy else None
+        return verifier.verify(candidate, pass_.fidelity, against=against)
+
+    def judge_result(self) -> None:
+        """Fills in the verdict of the result against the original where no pass's own verdict says it already."""
+        verifier = self.context.verifier
+        if verifier is None or not self.manager.verify or self.state.verdict is not None:
+            return
+        fidelity = Fidelity.LOSSY if self.state.lossy else Fidelity.ROUNDING
+        self.state.verdict = verifier.verify(self.state.model, fidelity)
+
+    def context_for(self, pass_: Pass) -> PassContext:
+        verifier = self.context.verifier
+        if not self.manager.verify_each or verifier is None:
+            return self.context
+
+        def checkpoint(model: ir.Model, change: Change) -> None:
+            verdict = self.judge(pass_, model)
+            if verdict is not None and verdict.status == "fail":
+                raise GateError(f"after rewrite '{change.rule}' at '{change.node}': {verdict.reason}")
+
+        return replace(self.context, checkpoint=checkpoint)
+
+
+def _gate(verdict: Verdict | None, strict: bool) -> str | None:
+    """Returns why a verdict stops the pass, or None."""
+    if verdict is None or verdict.status == "pass":
+        return None
+    if verdict.status == "inconclusive" and verdict.runnable and not strict:
+        return None
+    return f"verdict {verdict.status}: {verdict.reason}"
+
+
+def _undone(record: PassRecord) -> PassRecord:
+    """The record of a pass in a try(...) group of which some pass failed."""
+    if record.status == "unchanged":
+        return replace(record, excused=True)
+    error = record.error or "undone with its try(...) group"
+    nodes, sizes = (record.nodes[0],) * 2, (record.bytes[0],) * 2
+    return replace(record, status="rolled back", error=error, excused=True, nodes=nodes, bytes=sizes)

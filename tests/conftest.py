@@ -1,0 +1,9 @@
+"""Fixtures and switches that every test shares."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+sys.path.insert(0, str(TESTS))  # helper modules such as helpers.py; the repository's root stays off the path

@@ -1,0 +1,73 @@
+"""What tests of passes and of the pipeline need: small models from ONNX text, their numbers, and runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from baker.model.lower import lower
+from baker.pipeline.manager import PassManager
+from baker.pipeline.pass_base import PassContext
+from baker.pipeline.report import PassRecord, Report
+from baker.runtime.session import run as run_session
+from baker.runtime.session import session
+
+Feed = dict[str, np.ndarray]
+
+
+def from_text(text: str, weights: Mapping[str, np.ndarray] | None = None) -> ir.Model:
+    """Parses ONNX text and lowers it; ``weights`` become initializers, by name."""
+    proto = onnx.parser.parse_model(text)
+    for name, array in (weights or {}).items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
+    onnx.checker.check_model(proto)
+    return lower(proto)
+
+
+def seeded(*shape: int, seed: int = 0, dtype: Any = np.float32) -> np.ndarray:
+    """Standard normal numbers of a shape."""
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def outputs(model: ir.Model, feed: Feed, *, optimize: bool = False) -> dict[str, np.ndarray]:
+    """Runs a model in ONNX Runtime, by default with ONNX Runtime's own optimizer off."""
+    return run_session(session(model, optimize=optimize, threads=1), feed)
+
+
+def bake(model: ir.Model, pipeline: Any, **context: Any) -> tuple[ir.Model, Report]:
+    """Runs a pipeline without a verifier unless the context has one."""
+    return PassManager(pipeline).run(model, PassContext(**context))
+
+
+def only_record(report: Report) -> PassRecord:
+    """The record of a one-pass pipeline."""
+    (record,) = report.passes
+    return record
+
+
+def ops(model: ir.Model) -> list[str]:
+    """Operator types of the main graph, in order."""
+    return [node.op_type for node in model.graph]
+
+
+def histogram(model: ir.Model) -> dict[str, int]:
+    """How often each operator stands in the main graph."""
+    return dict(Counter(ops(model)))
+
+
+def peak(arrays: Mapping[str, np.ndarray]) -> float:
+    """The largest magnitude among outputs."""
+    return max(float(np.abs(array).max()) for array in arrays.values())
+
+
+def assert_close(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], *, max_abs: float) -> None:
+    """Same outputs in the same order, no element further away than ``max_abs``."""
+    assert list(found) == list(expected)
+    for name, reference in expected.items():
+        assert found[name].shape == reference.shape, name
+        np.testing.assert_allclose(found[name], reference, rtol=0, atol=max_abs, err_msg=name)
