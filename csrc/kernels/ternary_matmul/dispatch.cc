@@ -15,7 +15,17 @@ struct Entry {
 
 // Best first.
 std::vector<Entry> entries() {
-  return {{&kScalar, true}};
+  const CpuFeatures& cpu = cpu_features();
+  return {
+#if defined(__x86_64__)
+      {&kAvx512Vnni, cpu.avx512_vnni},
+      {&kAvx2, cpu.avx2},
+#elif defined(__aarch64__)
+      {&kNeonDotprod, cpu.neon_dotprod},
+      {&kNeon, cpu.neon},
+#endif
+      {&kScalar, true},
+  };
 }
 
 }  // namespace

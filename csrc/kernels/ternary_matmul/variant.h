@@ -58,6 +58,14 @@ struct Variant {
   void (*multiply)(const MultiplyTask&);
 };
 
+// Each is compiled for its instruction set alone; only the first runs on any CPU.
 extern const Variant kScalar;
+#if defined(__x86_64__)
+extern const Variant kAvx2;
+extern const Variant kAvx512Vnni;
+#elif defined(__aarch64__)
+extern const Variant kNeon;
+extern const Variant kNeonDotprod;
+#endif
 
 }  // namespace baker::ternary
