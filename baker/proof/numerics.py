@@ -1,0 +1,216 @@
+"""How far apart two sets of outputs are, and how far apart they may be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from baker.model.graph import Array
+
+F64 = npt.NDArray[np.float64]
+
+
+class Fidelity(IntEnum):
+    """What a pass promises about the numbers; less exact is greater.
+
+    EXACT: bit-equal with the runtime's own optimizer off. ROUNDING: the same function over the reals. LOSSY: an
+    approximation, held to the budget.
+    """
+
+    EXACT = 0
+    ROUNDING = 1
+    LOSSY = 2
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """|candidate - reference| <= rtol * |reference| + atol * max|reference|, the maximum taken over all samples."""
+
+    rtol: float
+    atol: float
+
+
+FLOAT_TOLERANCE = Tolerance(rtol=1e-4, atol=1e-5)
+HALF_TOLERANCE = Tolerance(rtol=1e-2, atol=2e-3)
+
+
+@dataclass(frozen=True)
+class OutputError:
+    """How far a candidate's output is from the reference's, over all samples.
+
+    Elements that are NaN, or the same infinity, on both sides count as equal. Where only one side is finite,
+    ``max_abs`` and ``rel_l2`` are inf, ``sqnr_db`` is -inf and ``cosine`` is 0; strings that differ and outputs of
+    different shapes are reported in the same way.
+
+    Attributes:
+        max_abs: max|candidate - reference|.
+        rel_l2: ||candidate - reference|| / ||reference||; inf where only the reference is zero.
+        sqnr_db: 10 log10( sum (reference - its mean over the samples)^2 / sum (candidate - reference)^2 ): inf for
+            equal outputs, -inf where they differ and the reference does not vary between samples.
+        cosine: of the two sets of outputs as vectors (blind to scale); 1 where both are zero.
+        top1_agreement: how often the largest element along the last axis is at the same place, for floating-point
+            outputs with two or more elements there; for integers, booleans and strings how many are equal; else None.
+    """
+
+    max_abs: float
+    rel_l2: float
+    sqnr_db: float
+    cosine: float
+    top1_agreement: float | None = None
+
+
+def is_float(array: Array) -> bool:
+    """True for every floating-point type, bfloat16 and the 8-bit ones included."""
+    return array.dtype.kind == "f" or array.dtype.name.startswith(("bfloat", "float"))
+
+
+def is_number(array: Array) -> bool:
+    """True for what can be subtracted: floating point, integers, booleans."""
+    return is_float(array) or array.dtype.kind in "iub" or array.dtype.name.startswith(("int", "uint"))
+
+
+def bit_equal(reference: Array, candidate: Array) -> bool:
+    """True when shape, type and every value are the same; any NaN equals any NaN, and 0.0 is not -0.0."""
+    if reference.shape != candidate.shape or reference.dtype != candidate.dtype:
+        return False
+    if not is_float(reference):
+        return bool(np.array_equal(reference, candidate))
+    same = np.array_equal(reference, candidate, equal_nan=True)
+    signs = [np.signbit(array) | np.isnan(array) for array in (reference, candidate)]
+    return bool(same) and bool(np.array_equal(*signs))
+
+
+def compare(reference: Sequence[Array], candidate: Sequence[Array]) -> OutputError:
+    """Measures one output over its samples.
+
+    Args:
+        reference: the output for each sample; shapes may differ from sample to sample.
+        candidate: the same samples.
+
+    Raises:
+        ValueError: no samples, or not as many on both sides.
+    """
+    if not reference or len(reference) != len(candidate):
+        raise ValueError(
+            f"{len(reference)} reference and {len(candidate)} candidate samples; equal, non-zero numbers are due"
+        )
+    meter = Meter(reference)
+    for index, array in enumerate(candidate):
+        meter.add(index, array)
+    return meter.result()
+
+
+def signal_energy(reference: Sequence[Array]) -> float:
+    """Sum over all elements of (reference - mean)^2: what varies from input to input.
+
+    Samples of one shape are averaged element by element. Where shapes differ, or there is one sample only, the mean
+    runs over all but the last axis (over everything where the last axis differs, too).
+    """
+    mean = _mean(reference)
+    energy = sum(float(np.square(_finite(array) - mean).sum()) for array in reference)
+    total = sum(float(np.square(_finite(array)).sum()) for array in reference)
+    return energy if energy > 1e-24 * total else 0.0  # the mean of n equal numbers is off by rounding: no signal
+
+
+def _mean(arrays: Sequence[Array]) -> F64:
+    if len(arrays) > 1 and len({array.shape for array in arrays}) == 1:
+        return np.asarray(sum(_finite(array) for array in arrays) / len(arrays))
+    per_channel = arrays[0].ndim > 0 and len({array.shape[-1:] for array in arrays}) == 1
+    sums, count = np.zeros(()), 0
+    for array in arrays:
+        rows = _finite(array).reshape(-1, array.shape[-1]) if per_channel else _finite(array).reshape(-1, 1)
+        sums, count = sums + rows.sum(axis=0), count + rows.shape[0]
+    return np.asarray(sums / max(count, 1))
+
+
+class Meter:
+    """Measures one output, sample by sample, so that the candidate's outputs need not all be held at once.
+
+    Args:
+        reference: the reference's output for each sample.
+    """
+
+    def __init__(self, reference: Sequence[Array]) -> None:
+        self.reference = reference
+        self.numeric = all(is_number(array) for array in reference)
+        self.floating = all(is_float(array) for array in reference)
+        self.max_abs = self.noise = self.dot = self.norm_reference = self.norm_candidate = 0.0
+        self.agreeing = self.rows = 0
+        self.broken = False  # shapes differ, or one side only is finite
+
+    def add(self, index: int, candidate: Array) -> None:
+        """Takes the candidate's output for sample ``index``."""
+        reference = self.reference[index]
+        if reference.shape != candidate.shape:
+            self.broken = True
+            return
+        self._count_agreement(reference, candidate)
+        if not self.numeric:
+            self.broken |= not np.array_equal(reference, candidate)
+            return
+        a, b = reference.astype(np.float64), candidate.astype(np.float64)
+        self.broken |= bool(((np.isfinite(a) | np.isfinite(b)) & ~(np.isfinite(a) & np.isfinite(b))).any())
+        self.broken |= not np.array_equal(a[~np.isfinite(a)], b[~np.isfinite(a)], equal_nan=True)
+        a, b = _finite(a), _finite(b)
+        difference = b - a
+        self.max_abs = max(self.max_abs, float(np.abs(difference).max(initial=0.0)))
+        self.noise += float(np.vdot(difference, difference))
+        self.dot += float(np.vdot(a, b))
+        self.norm_reference += float(np.vdot(a, a))
+        self.norm_candidate += float(np.vdot(b, b))
+
+    def _count_agreement(self, reference: Array, candidate: Array) -> None:
+        if not self.floating:
+            self.agreeing += int(np.count_nonzero(reference == candidate))
+            self.rows += reference.size
+        elif reference.ndim and reference.shape[-1] >= 2 and reference.size:
+            same = reference.argmax(axis=-1) == candidate.argmax(axis=-1)
+            self.agreeing += int(np.count_nonzero(same))
+            self.rows += same.size
+
+    def result(self) -> OutputError:
+        """Returns the error over the samples taken so far."""
+        top1 = self.agreeing / self.rows if self.rows else None
+        if self.broken:
+            return OutputError(math.inf, math.inf, -math.inf, 0.0, top1)
+        if self.noise == 0.0:
+            return OutputError(0.0, 0.0, math.inf, 1.0, top1)
+        signal = signal_energy(self.reference)
+        sqnr = 10 * math.log10(signal / self.noise) if signal else -math.inf
+        relative = math.sqrt(self.noise / self.norm_reference) if self.norm_reference else math.inf
+        norms = math.sqrt(self.norm_reference * self.norm_candidate)
+        return OutputError(self.max_abs, relative, sqnr, self.dot / norms if norms else 0.0, top1)
+
+
+def within(reference: Array, candidate: Array, tolerance: Tolerance, peak: float) -> bool:
+    """True when every element is inside the tolerance; ``peak``: max|reference| over all samples.
+
+    Integers, booleans and strings must be equal. An element that is not finite must be the same on both sides.
+    """
+    if reference.shape != candidate.shape:
+        return False
+    if not is_float(reference):
+        return bool(np.array_equal(reference, candidate))
+    a, b = reference.astype(np.float64), candidate.astype(np.float64)
+    odd = ~(np.isfinite(a) & np.isfinite(b))
+    if not np.array_equal(a[odd], b[odd], equal_nan=True):
+        return False
+    a, b = a[~odd], b[~odd]
+    return bool(np.all(np.abs(a - b) <= tolerance.atol * peak + tolerance.rtol * np.abs(a)))
+
+
+def peak(arrays: Sequence[Array]) -> float:
+    """max|x| over the finite elements of all samples; 0 where there are none, or no numbers."""
+    numbers = [array for array in arrays if is_number(array)]
+    return max((float(np.abs(_finite(array)).max(initial=0.0)) for array in numbers), default=0.0)
+
+
+def _finite(array: Array) -> F64:
+    """The array as float64 with 0 in place of what is not finite."""
+    wide = array.astype(np.float64)
+    return np.where(np.isfinite(wide), wide, 0.0)

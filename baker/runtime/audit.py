@@ -1,0 +1,98 @@
+"""Which arithmetic a graph runs: every layer with constant weights, counted by its kernel."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import onnx
+
+from baker.runtime.session import Source, optimized_graph
+
+KernelKind = Literal["integer", "ternary", "float"]
+
+# What a layer is called, whatever it was fused into: FusedConv, QLinearConv, ConvInteger, DynamicQuantizeMatMul, ...
+_LAYER = re.compile(r"Conv|MatMul|Gemm|Attention|LSTM|GRU|RNN|Einsum|MoE")
+# The names that ONNX and ONNX Runtime give to integer arithmetic.
+_INTEGER = re.compile(r"^Q[A-Z]|Integer|DynamicQuantize")
+# Operators that hand a constant on as one.
+_CARRIERS = {"DequantizeLinear", "QuantizeLinear", "Transpose", "Cast", "Reshape", "Identity", "Unsqueeze", "Squeeze"}
+
+
+@dataclass(frozen=True)
+class KernelUse:
+    """One layer: its node (or, without a name, its output), its operator, and the arithmetic behind it."""
+
+    node: str
+    op: str
+    kernel: KernelKind
+
+
+@dataclass(frozen=True)
+class KernelAudit:
+    """How many layers with constant weights run integer, ternary and floating-point kernels."""
+
+    integer: int
+    ternary: int
+    float: int
+    nodes: tuple[KernelUse, ...]
+
+
+def audit_kernels(model: Source, *, custom_ops: str | os.PathLike[str] | None = None) -> KernelAudit:
+    """Counts which arithmetic the layers with constant weights run, in ONNX Runtime's optimized graph.
+
+    Raises:
+        ModelError: ONNX Runtime can't load the model.
+    """
+    return audit(optimized_graph(model, custom_ops=custom_ops, weights=False))
+
+
+def audit(model: onnx.ModelProto) -> KernelAudit:
+    """Classifies the layers of a graph as it stands: give it ONNX Runtime's optimized graph.
+
+    A layer is a node named like one (Conv, MatMul, Gemm, Attention, LSTM, ... in any fused form) that reads a constant
+    of two or more dimensions. MatMulNBits counts as ternary at 2 bits, else as integer at accuracy_level 4 (int8
+    activations), else as float: its weights are then expanded to float.
+    """
+    uses = tuple(
+        KernelUse(node.name or node.output[0], _qualified(node), _kernel(node)) for node in _layers(model.graph, set())
+    )
+    counts = {kind: sum(use.kernel == kind for use in uses) for kind in ("integer", "ternary", "float")}
+    return KernelAudit(counts["integer"], counts["ternary"], counts["float"], uses)
+
+
+def _layers(graph: onnx.GraphProto, outer: set[str]) -> Iterator[onnx.NodeProto]:
+    """Yields the layers of a graph and its subgraphs; ``outer``: weights known in the enclosing graphs."""
+    weights = outer | {tensor.name for tensor in graph.initializer if len(tensor.dims) >= 2}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            weights.update(node.output)
+        elif node.op_type in _CARRIERS and node.input[0] in weights:
+            weights.add(node.output[0])
+        elif _LAYER.search(node.op_type) and not weights.isdisjoint(node.input):
+            yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _layers(inner, weights)
+
+
+def _qualified(node: onnx.NodeProto) -> str:
+    return f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
+
+
+def _kernel(node: onnx.NodeProto) -> KernelKind:
+    if node.op_type == "MatMulNBits":
+        return _n_bits_kernel(node)
+    if node.op_type.startswith("Ternary"):
+        return "ternary"
+    return "integer" if _INTEGER.search(node.op_type) else "float"
+
+
+def _n_bits_kernel(node: onnx.NodeProto) -> KernelKind:
+    settings = {attribute.name: attribute.i for attribute in node.attribute}
+    if settings.get("bits", 4) == 2:
+        return "ternary"
+    return "integer" if settings.get("accuracy_level", 0) == 4 else "float"

@@ -1,0 +1,239 @@
+"""ONNX Runtime sessions over anything that is a model, and what ONNX Runtime made of it."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as _state
+
+from baker.errors import ModelError, UsageError
+from baker.model.graph import Array
+from baker.runtime.kernels import custom_ops_library
+
+Source: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
+
+DOMAIN = "ai.baker"
+
+# A weight of this many bytes or more goes to ONNX Runtime as an array, not inside the serialized model: that saves a
+# copy in the protobuf and one in the serialized bytes. Smaller ones stay inside, because shape inference reads them.
+HAND_OVER_BYTES = 4096
+_HANDED_OVER = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.INT8, ir.DataType.UINT8}
+
+_SILENT = 3  # errors only; they are raised as well
+
+ORT_ERRORS: tuple[type[Exception], ...] = (
+    *(kind for kind in vars(_state).values() if isinstance(kind, type) and issubclass(kind, Exception)),
+    RuntimeError,
+    ValueError,
+)
+
+_registered: weakref.WeakKeyDictionary[ort.SessionOptions, set[str]] = weakref.WeakKeyDictionary()
+
+
+def session(
+    model: Source,
+    *,
+    optimize: bool = True,
+    threads: int | None = None,
+    custom_ops: str | os.PathLike[str] | None = None,
+    config: Mapping[str, str] | None = None,
+    **ort_kwargs: Any,
+) -> ort.InferenceSession:
+    """Makes a plain ONNX Runtime session, with baker's custom-op library registered where the model needs it.
+
+    Args:
+        model: a path, serialized bytes, a ModelProto, or an onnx_ir.Model, whose large weights are handed over as
+            they are, without being serialized.
+        optimize: False turns ONNX Runtime's own graph optimizer off.
+        threads: threads inside an operator; None leaves ONNX Runtime its default.
+        custom_ops: one more custom-op library to register.
+        config: session config entries.
+        ort_kwargs: go to ``onnxruntime.InferenceSession``. ``providers`` defaults to the CPU. ``sess_options`` are
+            used, and what the arguments above ask for is set on them.
+
+    Raises:
+        ModelError: ONNX Runtime can't load the model; the message holds its reason in one line.
+        UsageError: a file is not there.
+        BakerError: the model needs baker's custom-op library, which was not built.
+    """
+    options = ort_kwargs.pop("sess_options", None)
+    given = options is not None
+    if options is None:
+        options = ort.SessionOptions()
+        options.log_severity_level = _SILENT
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    for key, value in (config or {}).items():
+        options.add_session_config_entry(key, value)
+    _register(options, model, custom_ops)
+    ort_kwargs.setdefault("providers", ["CPUExecutionProvider"])
+    packed = _pack(model, hand_over=not given)
+    return _create(packed, options, ort_kwargs)
+
+
+def _create(packed: _Packed, options: ort.SessionOptions, ort_kwargs: dict[str, Any]) -> ort.InferenceSession:
+    if packed.names:
+        options.add_external_initializers(packed.names, packed.values)
+    try:
+        created = ort.InferenceSession(packed.content, options, **ort_kwargs)
+    except ORT_ERRORS as error:
+        raise ModelError(f"ONNX Runtime can't load {packed.what}: {one_line(error)}") from error
+    # The session keeps its options, and with them pointers to the weights, for the case that it is created anew.
+    created._baker_weights = packed.values
+    return created
+
+
+def run(
+    session: ort.InferenceSession, feed: Mapping[str, Array], outputs: Sequence[str] | None = None
+) -> dict[str, Array]:
+    """Runs a session once.
+
+    Args:
+        feed: an array for each input, by name.
+        outputs: names of the wanted outputs; None means all.
+
+    Returns:
+        The outputs by name, in order.
+
+    Raises:
+        ModelError: ONNX Runtime can't run the model on this feed; the message holds its reason in one line.
+    """
+    names = [value.name for value in session.get_outputs()] if outputs is None else list(outputs)
+    try:
+        return dict(zip(names, session.run(names, dict(feed)), strict=True))
+    except ORT_ERRORS as error:
+        raise ModelError(f"ONNX Runtime can't run the model: {one_line(error)}") from error
+
+
+def optimized_graph(
+    model: Source, *, custom_ops: str | os.PathLike[str] | None = None, weights: bool = True
+) -> onnx.ModelProto:
+    """Returns what ONNX Runtime's default optimization level makes of the model.
+
+    The graph holds ONNX Runtime's own operators and layouts and is meant to be looked at, not shipped.
+
+    Args:
+        custom_ops: one more custom-op library to register.
+        weights: False leaves the data of initializers of 1 KiB and more out; their types and dims are there.
+
+    Raises:
+        ModelError: ONNX Runtime can't load the model.
+    """
+    with tempfile.TemporaryDirectory(prefix="baker-") as folder:
+        path = Path(folder) / "optimized.onnx"
+        options = ort.SessionOptions()
+        options.log_severity_level = _SILENT
+        options.optimized_model_filepath = str(path)
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights.bin")
+        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+        _register(options, model, custom_ops)
+        _create(_pack(model, hand_over=True), options, {"providers": ["CPUExecutionProvider"]})
+        return onnx.load(path, load_external_data=weights)
+
+
+def one_line(error: Exception) -> str:
+    """Returns an ONNX Runtime message without its prefix and line breaks, at most 300 characters."""
+    text = " ".join(str(error).split())
+    if text.startswith("[ONNXRuntimeError] : "):
+        text = text.split(" : ", 3)[-1]
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+# ---- custom operators ------------------------------------------------------------------------------------------
+
+
+def _register(options: ort.SessionOptions, model: Source, custom_ops: str | os.PathLike[str] | None) -> None:
+    """Registers the libraries that are needed, each once: ONNX Runtime refuses a domain that it knows already."""
+    done = _registered.setdefault(options, set())
+    wanted = [] if custom_ops is None else [Path(custom_ops)]
+    if _mentions_domain(model):
+        wanted.append(custom_ops_library())
+    for library in wanted:
+        path = str(library.resolve())
+        if path in done:
+            continue
+        if not library.is_file():
+            raise UsageError(f"custom-op library '{library}' is not there. Give the path of a shared library.")
+        try:
+            options.register_custom_ops_library(path)
+        except ORT_ERRORS as error:
+            raise UsageError(f"ONNX Runtime can't register custom-op library '{library}': {one_line(error)}") from error
+        done.add(path)
+
+
+def _mentions_domain(model: Source) -> bool:
+    """True when the model may use baker's domain; registering the library without need does no harm."""
+    word = DOMAIN.encode()
+    if isinstance(model, ir.Model):
+        return any(DOMAIN in scope.opset_imports for scope in (model, *model.functions.values()))
+    if isinstance(model, onnx.ModelProto):
+        imports = [*model.opset_import, *(entry for function in model.functions for entry in function.opset_import)]
+        return any(entry.domain == DOMAIN for entry in imports)
+    if isinstance(model, bytes):
+        return word in model
+    path = Path(model)
+    if not path.is_file():
+        raise UsageError(f"model '{path}' is not there. Give the path of an .onnx file.")
+    if path.stat().st_size == 0:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(word) >= 0
+
+
+# ---- handing a model over --------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Packed:
+    """What ONNX Runtime is given: a path or bytes, and weights that the bytes lack."""
+
+    content: str | bytes
+    what: str
+    names: list[str] = field(default_factory=list)
+    values: list[ort.OrtValue] = field(default_factory=list)
+
+
+def _pack(model: Source, *, hand_over: bool) -> _Packed:
+    if isinstance(model, ir.Model):
+        return _pack_ir(model, hand_over)
+    if isinstance(model, onnx.ModelProto):
+        return _Packed(model.SerializeToString(), _what(model.graph.name))
+    if isinstance(model, bytes):
+        return _Packed(model, "the model")
+    return _Packed(os.fspath(model), f"'{os.fspath(model)}'")
+
+
+def _pack_ir(model: ir.Model, hand_over: bool) -> _Packed:
+    packed = _Packed(b"", _what(model.graph.name))
+    stripped = model.clone()
+    for value in list(stripped.graph.initializers.values()) if hand_over else []:
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes < HAND_OVER_BYTES or tensor.dtype not in _HANDED_OVER:
+            continue
+        array = np.ascontiguousarray(tensor.numpy())
+        name = value.name or ""
+        packed.names.append(name)
+        packed.values.append(ort.OrtValue.ortvalue_from_numpy(array))
+        # Stands in for the array; nothing is ever read from this place.
+        value.const_value = ir.ExternalTensor(
+            "memory", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(array.shape), name=name
+        )
+    packed.content = ir.to_proto(stripped).SerializeToString()
+    return packed
+
+
+def _what(name: str | None) -> str:
+    return f"model '{name}'" if name else "the model"
