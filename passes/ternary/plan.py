@@ -1,0 +1,147 @@
+"""What can become ternary in a model, decided before anything is changed, and the change itself.
+
+A `Plan` names its node by position, so that the same plan applies to any clone of the model: the search under a
+budget tries plans on clones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from baker.model.graph import all_nodes, index_names, label
+from baker.passes.ternary import linear, weights
+from baker.passes.ternary.activation import resolve
+from baker.passes.ternary.emit import Emitter, block_of
+from baker.passes.ternary.linear import Linear
+from baker.passes.ternary.subgraph import Evaluator
+from baker.passes.ternary.weights import TernaryWeight
+from baker.pipeline.pass_base import Change, Declined, LossyPass
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer that the options let through.
+
+    Attributes:
+        position: of its node among `all_nodes`.
+        hint: name of the initializer that its weight is made of.
+    """
+
+    position: int
+    hint: str
+    linear: Linear
+
+    @property
+    def name(self) -> str:
+        """The node's name, for people."""
+        return label(self.linear.node)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A layer and the ternary weight that it is to get.
+
+    Attributes:
+        error: L2 norm of what rounding takes from the weight, relative to the weight; None where nothing is lost.
+    """
+
+    layer: Layer
+    weight: TernaryWeight
+    error: float | None = None
+
+
+def layers(model: ir.Model, evaluator: Evaluator, aim: LossyPass) -> Iterator[Layer | Declined]:
+    """The model's linear layers, or why one is none of `ternary`'s."""
+    for position, node in enumerate(all_nodes(model)):
+        if node.domain == "ai.baker" and node.op_type == "TernaryMatMul":
+            yield Declined(label(node), "it is ternary already")
+            continue
+        found = linear.find(node, evaluator)
+        if found is None:
+            continue
+        if isinstance(found, str):
+            yield Declined(label(node), found)
+            continue
+        constants = evaluator.initializers(found.weight)
+        if not aim.selects(node, constants):
+            yield Declined(label(node), "the options only and skip leave it out")
+            continue
+        hint = next((value.name for value in constants if value.name), "weight")
+        yield Layer(position, hint, found)
+
+
+def lossless(layer: Layer, evaluator: Evaluator, kernel: str) -> Plan | str:
+    """The plan for a layer whose weight is ternary already, or why there is none."""
+    matrix = layer.linear.matrix(evaluator)
+    if isinstance(matrix, str):
+        return matrix
+    weight = weights.lossless(matrix)
+    return weight if isinstance(weight, str) else _checked(Plan(layer, weight), kernel)
+
+
+def rounded(layer: Layer, evaluator: Evaluator, kernel: str, group: int) -> Plan | str:
+    """The plan that rounds a layer's weight to the nearest ternary one, or why there is none."""
+    matrix = layer.linear.matrix(evaluator)
+    if isinstance(matrix, str):
+        return matrix
+    weight = weights.nearest(matrix, group)
+    return _checked(Plan(layer, weight, weights.relative_error(matrix, weight)), kernel)
+
+
+def _checked(plan: Plan, kernel: str) -> Plan | str:
+    """The plan, or why the layer's shape or the kernel rules it out."""
+    channels, depth = plan.weight.codes.shape
+    if depth > linear.MAX_DEPTH:
+        return f"it sums {depth} products; TernaryMatMul sums up to {linear.MAX_DEPTH} in int32"
+    if 2 * plan.weight.nbytes > 4 * channels * depth:
+        return (
+            f"{channels} channels of {depth} weights take {plan.weight.nbytes} bytes as ternary and "
+            f"{4 * channels * depth} as float32: too few to gain anything"
+        )
+    if kernel == "ort":
+        try:
+            block_of(plan.weight.group)
+        except ValueError as error:
+            return str(error)
+    return plan
+
+
+def carry_out(model: ir.Model, plans: Iterable[Plan], kernel: str) -> list[Change]:
+    """Changes the model as planned; plans of the same model or of one that it is a clone of."""
+    nodes = list(all_nodes(model))
+    evaluator, emitter = Evaluator(model), Emitter(model, kernel)
+    changes = []
+    for plan in sorted(plans, key=lambda plan: plan.layer.position):
+        node = nodes[plan.layer.position]
+        found = linear.find(node, evaluator)
+        if not isinstance(found, Linear):
+            raise AssertionError(f"{label(node)} was a linear layer when it was planned: {found}")
+        depth = plan.weight.codes.shape[1]
+        activation = resolve(found.activation, depth, evaluator)
+        name = label(node)
+        new = emitter.replace(found, activation, plan.weight, plan.layer.hint)
+        changes.append(_change(plan, name, node.op_type, new.op_type, activation.quantized))
+    return changes
+
+
+def trial(model: ir.Model, plans: Sequence[Plan], kernel: str) -> ir.Model:
+    """A changed copy; the model itself stays as it is."""
+    copy = model.clone()
+    index_names(copy)
+    carry_out(copy, plans, kernel)
+    return copy
+
+
+def _change(plan: Plan, name: str, before: str, after: str, quantized: bool) -> Change:
+    channels, depth = plan.weight.codes.shape
+    scales = plan.weight.kind
+    if plan.error is None:
+        rule, how = "lossless-" + scales.replace(" ", "-"), f"its weight was ternary ({scales})"
+    else:
+        rule, how = "post-training", f"its weight was rounded to ternary ({scales}), relative error {plan.error:.3f}"
+    activations = "int8 activations as trained" if quantized else "activations become int8, a scale a row"
+    size = f"{4 * channels * depth} -> {plan.weight.nbytes} bytes"
+    return Change(rule, name, f"{before} {depth} x {channels} -> {after}: {how}; {activations}; {size}")

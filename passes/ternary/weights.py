@@ -1,0 +1,182 @@
+"""Ternary weight matrices: recognizing one that is there, and rounding to the nearest one where none is.
+
+A matrix W [N, K] is ternary when every weight of a scale group is -s, 0 or +s. Three kinds of scale group are
+stored: the whole tensor (scale [1]), an output channel (scale [N]), or a run of ``group`` weights along K (scale
+[N, ceil(K / group)], group a multiple of 16, the last one may be short).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from baker.model.graph import Array
+
+GROUP_STEP = 16
+"""`ai.baker::TernaryMatMul` takes groups of a multiple of this many weights."""
+
+TOLERANCE = 2.0**-18
+"""How far two magnitudes of one scale group may differ, relative: 32 float32 steps.
+
+What makes them differ is rounding alone: a straight-through estimator left in the graph, ``w + (q - w)``, loses
+up to |w| / s steps, and a product in another order loses one or two. Trained or quantized-elsewhere weights
+differ by parts in a thousand and more. A zero must be exactly zero.
+"""
+
+
+@dataclass(frozen=True)
+class TernaryWeight:
+    """A ternary matrix: ``W[n, k] = codes[n, k] * scale[group of (n, k)]``.
+
+    Attributes:
+        codes: int8 [N, K], each -1, 0 or +1.
+        scale: float32 [1], [N] or [N, ceil(K / group)].
+        group: weights along K that share a scale; 0 where the scale is per tensor or per channel.
+    """
+
+    codes: Array
+    scale: Array
+    group: int = 0
+
+    @property
+    def kind(self) -> str:
+        """What shares a scale, in words."""
+        if self.group:
+            return f"group {self.group}"
+        return "per tensor" if self.scale.size == 1 else "per channel"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes stored: four codes a byte, each row padded to a whole byte, and float32 scales."""
+        channels, depth = self.codes.shape
+        return int(channels * -(-depth // 4) + 4 * self.scale.size)
+
+    def scale_per_weight(self) -> Array:
+        """The scale of every weight, float32, broadcastable to [N, K]."""
+        if not self.group:
+            return self.scale.reshape(-1, 1)
+        return np.repeat(self.scale, self.group, axis=1)[:, : self.codes.shape[1]]
+
+    def dequantized(self) -> Array:
+        """The matrix in float32 [N, K]."""
+        return self.codes.astype(np.float32) * self.scale_per_weight()
+
+    def scaled(self, factor: float) -> TernaryWeight:
+        """The matrix times a number."""
+        return TernaryWeight(self.codes, (self.scale * np.float32(factor)).astype(np.float32), self.group)
+
+
+def lossless(weight: Array) -> TernaryWeight | str:
+    """Returns the ternary form of a matrix that is ternary already, or why it is not.
+
+    The widest scale group that holds is taken: tensor, then channel, then the largest multiple of 16 along K.
+
+    Args:
+        weight: float32 [N, K].
+    """
+    if not np.isfinite(weight).all():
+        return "a weight is NaN or infinite"
+    magnitude = np.abs(weight)
+    codes = np.sign(weight).astype(np.int8)
+    for by_group in (magnitude.reshape(1, -1), magnitude):
+        scale = _shared(by_group)
+        if scale is not None:
+            return TernaryWeight(codes, scale)
+    blocks = _shared(_blocked(magnitude, GROUP_STEP), unused=0.0)
+    if blocks is None:
+        return _why_not(magnitude)
+    for group in _candidate_groups(blocks):
+        scale = _shared(_blocked(magnitude, group))
+        if scale is not None:
+            return TernaryWeight(codes, scale, group)
+    raise AssertionError("groups of 16 hold, so the last candidate does")
+
+
+def nearest(weight: Array, group: int) -> TernaryWeight:
+    """Rounds a matrix to the ternary one nearest in least squares, for each scale group by itself.
+
+    With |w| sorted in descending order, keeping the k largest at their mean a_k removes (sum of the k largest)² / k
+    of the squared norm, so the best k is ``argmax_k (sum_{i<=k} |w|_i)² / k``. It is never worse than the
+    thresholds of TWN (Li et al. 2016, arXiv:1605.04711) or absmean (Ma et al. 2024, arXiv:2402.17764).
+
+    Args:
+        weight: float32 [N, K], finite.
+        group: weights along K that share a scale, a multiple of 16; 0 for one scale a channel.
+    """
+    channels, depth = weight.shape
+    width = group if 0 < group < depth else depth
+    codes = np.empty((channels, depth), np.int8)
+    scale = np.empty((channels, -(-depth // width)), np.float32)
+    for rows in _row_blocks(channels, depth):
+        kept, scale[rows] = _nearest_in(_blocked(np.abs(weight[rows]), width))
+        mask = kept.reshape(kept.shape[0], -1)[:, :depth]
+        codes[rows] = np.sign(weight[rows]).astype(np.int8) * mask
+    return TernaryWeight(codes, scale, width) if width < depth else TernaryWeight(codes, scale.reshape(-1))
+
+
+def relative_error(weight: Array, ternary: TernaryWeight) -> float:
+    """The L2 norm of what rounding took away, relative to the matrix's own."""
+    norm = float(np.linalg.norm(weight.astype(np.float64)))
+    return float(np.linalg.norm(weight.astype(np.float64) - ternary.dequantized())) / norm if norm else 0.0
+
+
+def _shared(magnitude: Array, unused: float = 1.0) -> Array | None:
+    """The one non-zero magnitude along the last axis, float32, if there is but one; ``unused`` where all are zero."""
+    top = magnitude.max(axis=-1)
+    low = np.where(magnitude > 0, magnitude, np.inf).min(axis=-1)
+    if (low < top * (1.0 - TOLERANCE)).any():
+        return None
+    total = magnitude.sum(axis=-1, dtype=np.float64)  # exact for up to 2^29 equal float32, so the mean is s itself
+    count = np.count_nonzero(magnitude, axis=-1)
+    return np.where(count > 0, total / np.maximum(count, 1), unused).astype(np.float32)
+
+
+def _blocked(matrix: Array, width: int) -> Array:
+    """[N, K] -> [N, ceil(K / width), width], padded with zeros."""
+    channels, depth = matrix.shape
+    padded = np.pad(matrix, ((0, 0), (0, -depth % width)))
+    return padded.reshape(channels, -1, width)
+
+
+def _candidate_groups(blocks: Array) -> Iterator[int]:
+    """Group sizes, the largest first, that the first channel with more than one scale allows.
+
+    ``blocks``: the scale of every 16 weights [N, ceil(K / 16)], 0 where all of them are zero. One channel rules most
+    sizes out at little cost; the caller checks the rest on the whole matrix.
+    """
+    mixed = next((row for row in blocks if _shared(row) is None), blocks[0])
+    for count in range(blocks.shape[1] - 1, 0, -1):
+        if _shared(_blocked(mixed[None], count)) is not None:
+            yield count * GROUP_STEP
+
+
+def _why_not(magnitude: Array) -> str:
+    top = magnitude.max(axis=1)
+    low = np.where(magnitude > 0, magnitude, np.inf).min(axis=1)
+    mixed = np.flatnonzero(low < top * (1.0 - TOLERANCE))
+    worst = int(mixed[0])
+    return (
+        f"the weights are not ternary: {mixed.size} of {magnitude.shape[0]} output channels hold more than one "
+        f"magnitude (channel {worst}: {low[worst]:.4g} to {top[worst]:.4g})"
+    )
+
+
+def _nearest_in(magnitude: Array) -> tuple[Array, Array]:
+    """Which weights of each group [..., g] stay, and at what magnitude [...]."""
+    order = np.argsort(-magnitude, axis=-1, kind="stable")
+    total = np.cumsum(np.take_along_axis(magnitude, order, axis=-1), axis=-1, dtype=np.float64)
+    count = np.arange(1, magnitude.shape[-1] + 1)
+    best = np.argmax(total**2 / count, axis=-1)[..., None]
+    kept = np.zeros(magnitude.shape, np.bool_)
+    np.put_along_axis(kept, order, np.arange(magnitude.shape[-1]) <= best, axis=-1)
+    scale = np.take_along_axis(total, best, axis=-1) / (best + 1)
+    return kept, scale[..., 0].astype(np.float32)
+
+
+def _row_blocks(channels: int, depth: int) -> Iterator[slice]:
+    """Runs of rows of about a million weights: sorting needs five times a run's size in temporary memory."""
+    step = max(1, (1 << 20) // depth)
+    for start in range(0, channels, step):
+        yield slice(start, start + step)
