@@ -90,3 +90,11 @@ def suggest(word: str, known: Iterable[str]) -> str:
     """Returns ``" Did you mean 'x'?"`` for the nearest known word, else an empty string."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def printable(text: str) -> str:
+    """Returns the text with control, format and other unprintable characters written as escapes (``\\x1b``).
+
+    Names come from the model; shown as they are, they could drive a terminal. Line breaks are escaped too.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 import onnx_ir as ir
 
-from baker.errors import UnknownPassError, suggest
+from baker.errors import UnknownPassError, UsageError, suggest
 from baker.model.graph import all_nodes
-from baker.pipeline.options import supported
+from baker.pipeline.options import option_fields, supported
 from baker.pipeline.pass_base import Change, Pass, PassContext, PassResult
 from baker.proof.numerics import Fidelity
 
@@ -37,7 +37,7 @@ class ForeignPass(Pass):
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """Runs the wrapped pass on the model; the context is unknown to it."""
         before = Counter(node.op_type for node in all_nodes(model))
-        result = self.wrapped(**{name: getattr(self, name) for name in self.__dataclass_fields__})(model)
+        result = self.wrapped(**{field.name: getattr(self, field.name) for field in option_fields(type(self))})(model)
         if not result.modified:
             return PassResult(result.model)
         after = Counter(node.op_type for node in all_nodes(result.model))
@@ -70,14 +70,18 @@ def wrap(instance: ir.passes.PassBase) -> Pass:
 
 
 def _options(cls: type[ir.passes.PassBase]) -> dict[str, tuple[Any, Any]]:
-    """Type and default of each constructor parameter that can be an option."""
+    """Type and default of each constructor parameter that can be an option; UsageError where one must be given."""
     signature = inspect.signature(cls.__init__)
     hints = typing.get_type_hints(cls.__init__) if "self" in signature.parameters else {}
     found = {}
     for parameter in signature.parameters.values():
         kind = hints.get(parameter.name)
         plain = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        if plain and parameter.default is not parameter.empty and supported(kind):
+        if not plain or parameter.name == "self":
+            continue
+        if parameter.default is parameter.empty:
+            raise UsageError(f"onnx-ir pass {cls.__name__} cannot be made without its argument '{parameter.name}'.")
+        if supported(kind):
             found[parameter.name] = (kind, parameter.default)
     return found
 

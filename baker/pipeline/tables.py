@@ -1,7 +1,7 @@
 """The report as a table for a terminal. Imports rich, so it is loaded only when a table is shown.
 
-Everything that may come from a model (names, reasons) goes through ``clean`` and into ``Text`` objects: neither control
-characters nor rich's own markup reach the terminal.
+Everything that may come from a model (names, reasons) goes through ``printable`` and into ``Text`` objects: neither
+control characters nor rich's own markup reach the terminal.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
@@ -18,56 +18,57 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from baker.errors import printable
+
 if TYPE_CHECKING:
     from baker.pipeline.pass_base import Declined
     from baker.pipeline.report import PassRecord, Report
     from baker.proof.numerics import OutputError
+    from baker.proof.verifier import Verdict
 
 REASONS_SHOWN = 6
 STYLES = {"pass": "green", "kept": "green", "fail": "bold red", "failed": "bold red", "rolled back": "bold red"}
 
 
-def clean(text: str) -> str:
-    """Makes control, format and other unprintable characters visible (``\\x1b``); line breaks too."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def render(report: Report, *, width: int, verbose: bool, color: bool) -> str:
     """The whole report as text of at most ``width`` columns."""
+    return _printed(report_view(report, verbose=verbose, narrow=width < 96), width, color)
+
+
+def _printed(view: RenderableType, width: int, color: bool) -> str:
     buffer = io.StringIO()
     console = Console(file=buffer, width=width, force_terminal=color, color_system="standard" if color else None,
                       highlight=False, markup=False, emoji=False)  # fmt: skip
-    console.print(report_view(report, verbose=verbose))
+    console.print(view)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
-def report_view(report: Report, *, verbose: bool = False) -> RenderableType:
+def report_view(report: Report, *, verbose: bool = False, narrow: bool = False) -> RenderableType:
     """Table per pass, then what was left alone and what went wrong, then the summary."""
-    parts: list[RenderableType] = [pass_table(report.passes)] if report.passes else []
+    parts: list[RenderableType] = [pass_table(report.passes, narrow=narrow)] if report.passes else []
     for record in report.passes:
         parts += _notes(record, verbose)
     return Group(*parts, Text(), summary(report))
 
 
-def pass_table(records: Iterable[PassRecord]) -> Table:
-    """One row a pass; sizes before → after."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+def pass_table(records: Iterable[PassRecord], *, narrow: bool = False) -> Table:
+    """One row a pass; sizes before → after; ``did/left`` counts changes and what was left alone."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1 if narrow else 2, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("pass", overflow="fold", min_width=10)
     table.add_column("fidelity", no_wrap=True)
-    for header in ("nodes", "size", "changed", "left"):
+    for header in ("nodes", "size", "did/left"):
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("verdict", overflow="fold", min_width=12)
     table.add_column("s", justify="right", no_wrap=True)
     for record in records:
         table.add_row(
-            Text(clean(record.name + record.options)),
+            Text(printable(record.name + record.options)),
             record.fidelity,
             _arrow(*(str(count) for count in record.nodes)),
-            _arrow(*(human_bytes(size) for size in record.bytes)),
-            str(len(record.changes)),
-            str(len(record.declined)),
+            _bytes_arrow(*record.bytes),
+            f"{len(record.changes)}/{len(record.declined)}",
             _verdict(record),
-            f"{record.seconds:.2f}",
+            f"{record.seconds:.1f}" if record.seconds >= 10 else f"{record.seconds:.2f}",
         )
     return table
 
@@ -80,16 +81,16 @@ def summary(report: Report) -> Table:
     seen = report.verification
     verdict = Text(seen.verdict, style=STYLES.get(seen.verdict, "yellow"))
     if seen.samples:
-        verdict.append(clean(f" on {seen.samples} samples, {seen.feeds}"), style="default")
+        verdict.append(printable(f" on {seen.samples} samples, {seen.feeds}"), style="default")
     if seen.outputs:
         verdict.append(f"; worst {worst(seen.outputs.values())}", style="default")
     table.add_row("verdict", verdict)
     if seen.reason:
-        table.add_row("", Text(clean(seen.reason)))
+        table.add_row("", Text(printable(seen.reason)))
     for warning in seen.warnings:
-        table.add_row("warning", Text(clean(warning), style="yellow"))
+        table.add_row("warning", Text(printable(warning), style="yellow"))
     for label, text in _facts(report):
-        table.add_row(label, Text(clean(text)))
+        table.add_row(label, Text(printable(text)))
     return table
 
 
@@ -108,16 +109,18 @@ def _facts(report: Report) -> Iterable[tuple[str, str]]:
     if source is not None and result is not None:
         yield "nodes", _arrow(str(source.nodes), str(result.nodes))
         ratio = result.bytes / source.bytes if source.bytes else 1.0
-        yield "size", f"{_arrow(human_bytes(source.bytes), human_bytes(result.bytes))} ({ratio:.2f}x)"
+        yield "size", f"{_bytes_arrow(source.bytes, result.bytes)} ({ratio:.2f}x)"
     if result is not None and result.path is not None:
         yield "written", str(result.path)
 
 
 def _notes(record: PassRecord, verbose: bool) -> Iterable[RenderableType]:
     """Below the table: why a pass was undone, each change (verbose), and what it left alone."""
-    name = clean(record.name)
+    name = printable(record.name)
     if record.error:
-        yield Text(clean(f"{name} {record.status}: {record.error}"), style=STYLES.get(record.status, "yellow"))
+        yield Text(printable(f"{name} {record.status}: {record.error}"), style=STYLES.get(record.status, "yellow"))
+    for warning in record.warnings:
+        yield Text(f"{name} warning: {printable(warning)}", style="yellow")
     if verbose and record.changes:
         yield Text(f"{name} changed:")
         yield _indented(f"{change.node}: {change.what} ({change.rule})" for change in record.changes)
@@ -180,5 +183,42 @@ def _arrow(before: str, after: str) -> str:
     return before if before == after else f"{before} → {after}"
 
 
+def _bytes_arrow(before: int, after: int) -> str:
+    """``10.2 → 3.1 MB``; both units only where they differ."""
+    texts = human_bytes(before), human_bytes(after)
+    units = [text.split()[1] for text in texts]
+    return _arrow(texts[0].split()[0] if units[0] == units[1] and texts[0] != texts[1] else texts[0], texts[1])
+
+
 def _indented(lines: Iterable[str]) -> RenderableType:
-    return Padding(Text("\n".join(clean(line) for line in lines)), (0, 0, 0, 2))
+    return Padding(Text("\n".join(printable(line) for line in lines)), (0, 0, 0, 2))
+
+
+def verdict_view(verdict: Verdict, *, width: int) -> str:
+    """A verdict with the error of each output."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    table.add_column("output", overflow="fold")
+    for header in ("max |d|", "rel L2", "SQNR dB", "cosine", "top-1"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for name, error in verdict.outputs.items():
+        top1 = "" if error.top1_agreement is None else f"{error.top1_agreement:.4f}"
+        figures = f"{error.max_abs:.2e}", f"{error.rel_l2:.2e}", f"{error.sqnr_db:.1f}", f"{error.cosine:.6f}", top1
+        table.add_row(Text(printable(name)), *figures)
+    lines = [Text(printable(f"{verdict.status} on {verdict.samples} samples"))]
+    lines += [Text(printable(f"warning: {warning}")) for warning in verdict.warnings]
+    return _printed(Group(table, Text(), *lines), width, color=False)
+
+
+def facts_view(facts: Mapping[str, Any], *, width: int) -> str:
+    """Nested facts as lines of a label and a value."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, value in facts.items():
+        if isinstance(value, Mapping):
+            rows = [(str(key), str(item)) for key, item in value.items()]
+        else:
+            rows = [("", str(value))]
+        for index, (key, item) in enumerate(rows):
+            table.add_row(label if index == 0 else "", Text(printable(f"{key}  {item}".strip())))
+    return _printed(table, width, color=False)

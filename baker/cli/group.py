@@ -1,0 +1,24 @@
+"""baker: the command group around baker-opt."""
+
+from __future__ import annotations
+
+import click
+
+from baker.cli.inspect import inspect
+from baker.cli.passes import passes
+from baker.cli.shell import EXITS
+from baker.cli.verify import verify
+
+
+@click.group(epilog=EXITS, context_settings={"help_option_names": ["-h", "--help"]})
+def group() -> None:
+    """Look at ONNX models and passes, and judge one model against another. To optimize a model: baker-opt."""
+
+
+for command in (verify, inspect, passes):
+    group.add_command(command)
+
+
+def main() -> None:
+    """The console script."""
+    group(prog_name="baker")

@@ -1,0 +1,86 @@
+"""baker inspect: what a model is made of, and which kernels ONNX Runtime runs it with."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from baker.cli.shell import MODEL, Command, width
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+@click.command(cls=Command, short_help="Show what a model is made of.")
+@click.argument("model", type=MODEL)
+@click.option("--custom-ops", metavar="LIB", type=MODEL, help="Library of custom operators the model needs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option("-v", "--verbose", count=True, help="Name the kernel of every layer; -vv shows tracebacks.")
+def inspect(model: Path, custom_ops: Path | None, as_json: bool, verbose: int) -> None:
+    """Show the size, interface, operators, weights, kernels and metadata of MODEL."""
+    from baker.model.lower import lower, source_facts
+
+    facts = {"file": vars_of(source_facts(model))} | describe(lower(model)) | kernels(model, custom_ops)
+    if as_json:
+        click.echo(json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    from baker.pipeline.tables import facts_view
+
+    if not verbose:
+        facts["kernels"].pop("nodes", None)
+    click.echo(facts_view(facts, width=width()), nl=False)
+
+
+def describe(model: ir.Model) -> dict[str, Any]:
+    """What can be told without running the model. Ops without Constant; weights in bytes by data type."""
+    from baker.model.graph import all_nodes, graphs
+
+    ops = Counter(_qualified(node.domain, node.op_type) for node in all_nodes(model) if node.op_type != "Constant")
+    weights: Counter[str] = Counter()
+    for graph in graphs(model):
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                weights[value.const_value.dtype.name.lower()] += value.const_value.nbytes
+    return {
+        "ir_version": model.ir_version,
+        "opsets": {domain or "ai.onnx": version for domain, version in model.opset_imports.items()},
+        "producer": " ".join(filter(None, (model.producer_name, model.producer_version))),
+        "inputs": {str(value.name): _typed(value) for value in model.graph.inputs},
+        "outputs": {str(value.name): _typed(value) for value in model.graph.outputs},
+        "ops": dict(ops.most_common()),
+        "weights": dict(weights.most_common()),
+        "functions": len(model.functions),
+        "metadata": dict(model.metadata_props),
+    }
+
+
+def kernels(model: Path, custom_ops: Path | None) -> dict[str, Any]:
+    """The kernels in ONNX Runtime's optimized graph, or why there are none to tell."""
+    from baker.errors import ModelError
+    from baker.pipeline.report import plain
+    from baker.runtime.session import audit_kernels
+
+    try:
+        return {"kernels": plain(audit_kernels(model, custom_ops=custom_ops))}
+    except ModelError as error:
+        return {"kernels": {"unknown": str(error)}}
+
+
+def vars_of(record: Any) -> dict[str, Any]:
+    """A dataclass as plain values."""
+    from baker.pipeline.report import plain
+
+    return dict(plain(record))
+
+
+def _qualified(domain: str, op: str) -> str:
+    return op if domain in ("", "ai.onnx") else f"{domain}::{op}"
+
+
+def _typed(value: ir.Value) -> str:
+    kind = value.dtype.name.lower() if value.dtype is not None else str(value.type)
+    return f"{kind} {list(value.shape) if value.shape is not None else 'of unknown rank'}"

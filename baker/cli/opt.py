@@ -1,0 +1,211 @@
+"""baker-opt: optimize a model and prove the result."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from baker.cli.shell import EXITS, MODEL, Command, note, progress, proof_options, verbosity_options, width
+from baker.errors import UsageError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from baker.pipeline.bake import Settings
+    from baker.pipeline.registry import Registry
+    from baker.pipeline.report import Report
+    from baker.pipeline.text import Pipeline
+
+WRITABLE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+PIPELINE_HELP = (
+    "Passes in order: fold,fuse · fix(fold,fuse) to a fixpoint · try(...) undone on failure · name{key=value,...} · "
+    "presets @simplify, @int8, @ternary."
+)
+
+
+@click.command(cls=Command, epilog=EXITS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("model", type=MODEL, required=False)
+@click.option("-p", "--pipeline", default="@simplify", show_default=True, help=PIPELINE_HELP)
+@click.option("-o", "--out", type=WRITABLE, help="Result; default: <stem>.baked.onnx in the current folder.")
+@proof_options
+@click.option("--target", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--verify-each/--no-verify", default=None, help="Also verify after every rewrite / verify nothing.")
+@click.option(
+    "--on-fail",
+    type=click.Choice(["rollback", "stop", "keep"]),
+    default="rollback",
+    show_default=True,
+    help="A failed pass is undone and the rest runs / undone and the run ends / kept, and the result is marked.",
+)
+@click.option("--report", type=WRITABLE, help="Report (JSON); default: <out stem>.report.json beside the result.")
+@click.option("--print-after", metavar="PASS", multiple=True, help="Print the graph after this pass, to stderr.")
+@click.option("--save-each", metavar="DIR", type=FOLDER, help="Save the model after every pass there.")
+@click.option("--timing", is_flag=True, help="Print where the time went, to stderr.")
+@click.option("--list-passes", is_flag=True, help="Name every pass that can be had, and end.")
+@click.option("--describe", metavar="PASS", help="Tell what a pass does and its options, and end.")
+@click.option("--load", metavar="FILE.py", multiple=True, type=MODEL, help="Also take the passes of this file.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of a table.")
+@verbosity_options
+def opt(**options: Any) -> None:
+    """Run a pipeline of passes over MODEL, check every step's numbers, and write the result with its evidence.
+
+    \b
+    baker-opt model.onnx                                      # @simplify: constant folding, fusions, clean-up
+    baker-opt model.onnx -p fuse,quantize --calib samples/    # int8 with calibration data
+    baker-opt model.onnx -p 'quantize{skip=[/head/*]}' --budget sqnr=20dB
+    """
+    request = Request(**options)
+    registry = request.registry()
+    if request.list_passes or request.describe is not None:
+        from baker.cli.passes import print_passes
+
+        print_passes(registry, request.describe, as_json=request.as_json)
+        return
+    if request.model is None:
+        raise click.UsageError("Missing argument 'MODEL'.")
+    run(request, request.model, registry)
+
+
+@dataclass(frozen=True)
+class Request:
+    """The command line, typed."""
+
+    model: Path | None
+    pipeline: str
+    out: Path | None
+    calib: str | None
+    metric: str | None
+    budget: str | None
+    custom_ops: Path | None
+    strict: bool
+    seed: int
+    threads: int | None
+    target: str
+    verify_each: bool | None
+    on_fail: str
+    report: Path | None
+    print_after: tuple[str, ...]
+    save_each: Path | None
+    timing: bool
+    list_passes: bool
+    describe: str | None
+    load: tuple[Path, ...]
+    as_json: bool
+    quiet: bool
+    verbose: int
+
+    def registry(self) -> Registry:
+        """The process's registry and the passes of --load."""
+        from baker.pipeline.registry import Registry
+
+        registry = Registry()
+        for path in self.load:
+            registry.load_file(path)
+        return registry
+
+    def paths(self, model: Path) -> Paths:
+        """Where result and report go.
+
+        Raises:
+            UsageError: two of model, result and report are one file, or a folder is not there.
+        """
+        out = self.out or Path(f"{model.stem}.baked.onnx")
+        report = self.report or out.with_name(f"{out.stem}.report.json")
+        if len({path.resolve() for path in (model, out, report)}) < 3:
+            raise UsageError(f"model, result and report must be three files, found {model}, {out} and {report}.")
+        for path in (out, report):
+            if not path.parent.is_dir():
+                raise UsageError(f"cannot write {path}: there is no folder {path.parent}. Make it first.")
+        return Paths(out, report)
+
+    def settings(self, observers: list[Any], registry: Registry) -> Settings:
+        """What `baker.pipeline.bake.run` takes."""
+        from baker.pipeline.bake import Settings
+
+        return Settings(
+            calib=self.calib,
+            metric=self.metric,
+            budget=self.budget,
+            target=self.target,
+            verify=self.verify_each is not False,
+            verify_each=bool(self.verify_each),
+            on_fail=self.on_fail,  # type: ignore[arg-type]  # click checked the choice
+            strict=self.strict,
+            seed=self.seed,
+            threads=self.threads,
+            custom_ops=self.custom_ops,
+            observers=observers,
+            registry=registry,
+        )
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where the result and its report go."""
+
+    out: Path
+    report: Path
+
+
+def run(request: Request, model: Path, registry: Registry) -> None:
+    """Bakes, writes what may be written, prints, and ends with 1 where a gate failed."""
+    from baker.cli.observers import observers
+    from baker.pipeline import bake
+    from baker.pipeline.text import parse
+
+    pipeline = parse(request.pipeline, registry)
+    _check_print_after(request, pipeline)
+    paths = request.paths(model)
+    with progress(not request.quiet) as show:
+        watch = observers(request, show)
+        show(f"reading {model}")
+        baked, report = bake.run(model, pipeline.items, request.settings(watch.all, registry))
+        failures = report.failures()
+        written = not failures or request.on_fail == "keep"
+        if written:
+            show(f"writing {paths.out}")
+            _write_model(baked, report, paths, unverified=bool(failures))
+        report.write(paths.report)
+    _print(request, report, paths, written=written)
+    watch.finish()
+    for failure in failures:
+        note(f"failed: {failure}")
+    if failures:
+        raise click.exceptions.Exit(1)
+
+
+def _write_model(model: ir.Model, report: Report, paths: Paths, *, unverified: bool) -> None:
+    from baker.model.save import save
+
+    if unverified:
+        model.metadata_props["baker.unverified"] = "true"
+    report.result = save(model, paths.out)
+
+
+def _check_print_after(request: Request, pipeline: Pipeline) -> None:
+    from baker.errors import suggest
+
+    names = [pass_.name for pass_ in pipeline.passes()]
+    for name in request.print_after:
+        if name not in names:
+            raise UsageError(f"--print-after: no pass '{name}' in the pipeline {pipeline}.{suggest(name, names)}")
+
+
+def _print(request: Request, report: Report, paths: Paths, *, written: bool) -> None:
+    if request.as_json:
+        click.echo(report.to_json(), nl=False)
+    elif not request.quiet:
+        colored = sys.stdout.isatty()
+        click.echo(report.table(width=width(), verbose=request.verbose > 0, color=colored), nl=False)
+    if not request.quiet:
+        note(f"report: {paths.report}" if written else f"nothing written but the report: {paths.report}")
+
+
+def main() -> None:
+    """The console script."""
+    opt(prog_name="baker-opt")

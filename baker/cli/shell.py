@@ -1,0 +1,113 @@
+"""What all commands share: streams, exit codes, common options.
+
+Messages go to stderr, results to stdout. Nothing here imports more than click, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from baker.errors import BakerError, InternalError, ResourceError, printable
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+EXITS = (
+    "Exit codes: 0 done; 1 a gate failed (verdict, budget); 2 usage; 3 bad or unsupported model; 4 refused for "
+    "security; 5 resource limit; 6 internal error, with a reproducer folder named."
+)
+
+MODEL = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class Command(click.Command):
+    """Ends with the exit code of the error it met and one message on stderr; a traceback only at -vv."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command; every exception ends here."""
+        try:
+            return super().invoke(ctx)
+        except (click.exceptions.Exit, click.ClickException, click.Abort):
+            raise
+        except BakerError as error:
+            failure = error
+        except MemoryError:
+            failure = ResourceError("out of memory")
+        except Exception as error:  # noqa: BLE001  (not swallowed: whatever it is, it ends with exit code 6)
+            failure = InternalError(f"internal error: {type(error).__name__}: {error}")
+            failure.__cause__ = error
+        if isinstance(failure, InternalError) and failure.reproducer is None:
+            failure = self.reproduced(failure, ctx)
+        if ctx.params.get("verbose", 0) >= 2:
+            note("".join(traceback.format_exception(failure)))
+        note(f"error: {failure}")
+        ctx.exit(failure.exit_code)
+
+    def reproduced(self, failure: InternalError, ctx: click.Context) -> InternalError:
+        """The same failure with a folder that holds what is needed to see it again."""
+        from baker.cli.reproducer import reproduce
+
+        folder = reproduce(failure, ctx.info_name or "baker", ctx.params)
+        found = InternalError(f"{failure}\nThis is a fault of baker; please report it with that folder.", folder)
+        found.__cause__ = failure.__cause__
+        return found
+
+
+def note(message: str) -> None:
+    """Writes a message to stderr; control characters, which may come from a model's names, are made visible."""
+    click.echo("\n".join(printable(line) for line in message.splitlines()), err=True)
+
+
+def width(stream: Any = None) -> int:
+    """Columns to fill: the terminal's, at least 80 and at most 120; 100 where there is no terminal."""
+    import shutil
+
+    if not (stream or sys.stdout).isatty():
+        return 100
+    return min(max(shutil.get_terminal_size().columns, 80), 120)
+
+
+@contextmanager
+def progress(enabled: bool) -> Iterator[Callable[[str], None]]:
+    """Yields a function that shows what is going on; silent unless stderr is a terminal."""
+    if not (enabled and sys.stderr.isatty()):
+        yield lambda text: None
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    with Console(stderr=True).status("") as status:
+        yield lambda text: status.update(Text(printable(text)))
+
+
+def proof_options(command: F) -> F:
+    """Options about feeds and gates, the same in every command that runs models."""
+    options = [
+        click.option("--calib", metavar="DATA", help="Sample inputs: an .npz, a folder of .npz or test_data_set_*, "
+                     "module:function yielding dicts, or the word 'synthetic'."),
+        click.option("--metric", metavar="M", help="module:function; takes a runner, returns a float, higher is "
+                     "better."),
+        click.option("--budget", metavar="B", help="What a lossy result may cost: 1% (of the metric), sqnr=20dB, "
+                     "top1=0.99 or rel=0.05."),
+        click.option("--custom-ops", metavar="LIB", type=MODEL, help="Library of custom operators the model needs; "
+                     "loaded because you say so."),
+        click.option("--strict", is_flag=True, help="An inconclusive verdict fails, too."),
+        click.option("--seed", type=int, default=0, show_default=True, help="Seeds synthetic inputs and passes."),
+        click.option("--threads", type=click.IntRange(min=1), help="Threads of a session; default: ONNX Runtime's."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def verbosity_options(command: F) -> F:
+    """-v and -q."""
+    command = click.option("-q", "--quiet", is_flag=True, help="Errors only.")(command)
+    text = "Name every node; -vv shows tracebacks."
+    return click.option("-v", "--verbose", count=True, help=text)(command)

@@ -1,0 +1,50 @@
+"""baker verify: may one model stand in for another?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from baker.cli.shell import MODEL, Command, note, progress, proof_options, verbosity_options, width
+
+if TYPE_CHECKING:
+    from baker.proof.verifier import Verdict
+
+
+@click.command(cls=Command)
+@click.argument("reference", type=MODEL)
+@click.argument("candidate", type=MODEL)
+@proof_options
+@click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
+@verbosity_options
+def verify(reference: Path, candidate: Path, as_json: bool, quiet: bool, verbose: int, **options: Any) -> None:
+    """Judge whether CANDIDATE may stand in for REFERENCE.
+
+    Without --budget the two must be the same function up to rounding; with one, the loss must be inside it.
+    """
+    from baker.pipeline import bake
+
+    with progress(not quiet) as show:
+        show(f"comparing {candidate.name} with {reference.name}")
+        verdict = bake.verify(reference, candidate, **options)
+    if as_json:
+        from baker.pipeline.report import plain
+
+        click.echo(json.dumps(plain(verdict), indent=2, ensure_ascii=False, allow_nan=False))
+    elif not quiet:
+        from baker.pipeline.tables import verdict_view
+
+        click.echo(verdict_view(verdict, width=width()), nl=False)
+    _finish(verdict, strict=options["strict"])
+
+
+def _finish(verdict: Verdict, *, strict: bool) -> None:
+    """Ends with 1 unless the verdict lets the candidate through."""
+    if verdict.status == "pass":
+        return
+    note(f"{verdict.status}: {verdict.reason}")
+    if verdict.status == "fail" or strict or not verdict.runnable:
+        raise click.exceptions.Exit(1)
