@@ -81,8 +81,8 @@ def bit_equal(reference: Array, candidate: Array) -> bool:
     if not is_float(reference):
         return bool(np.array_equal(reference, candidate))
     same = np.array_equal(reference, candidate, equal_nan=True)
-    signs = [np.signbit(array) | np.isnan(array) for array in (reference, candidate)]
-    return bool(same) and bool(np.array_equal(*signs))
+    numbers = ~np.isnan(reference)
+    return bool(same) and bool(np.array_equal(np.signbit(reference)[numbers], np.signbit(candidate)[numbers]))
 
 
 def compare(reference: Sequence[Array], candidate: Sequence[Array]) -> OutputError:

@@ -30,7 +30,7 @@ DOMAIN = "ai.baker"
 HAND_OVER_BYTES = 4096
 _HANDED_OVER = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.INT8, ir.DataType.UINT8}
 
-_SILENT = 3  # errors only; they are raised as well
+_SILENT = 4  # ONNX Runtime logs what it raises, too
 
 ORT_ERRORS: tuple[type[Exception], ...] = (
     *(kind for kind in vars(_state).values() if isinstance(kind, type) and issubclass(kind, Exception)),

@@ -1,0 +1,86 @@
+"""What a graph tells about the inputs it expects: index ranges, constants it compares with or clips at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from baker.model.graph import all_nodes, attribute, constant_value, has_reference_attribute, is_op, shape_of
+
+# Operators whose output holds the same numbers as their first input.
+_CARRIERS = {
+    "Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile",
+    "Transpose", "Unsqueeze",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class InputHint:
+    """What the graph does with an input.
+
+    Attributes:
+        below: integers must be smaller than this, because they index a table of this size; None: no table seen.
+        compared: constants that the graph compares the input with.
+    """
+
+    below: int | None = None
+    compared: tuple[float, ...] = ()
+
+
+def hint_for(value: ir.Value) -> InputHint:
+    """Follows an input through operators that only move its numbers."""
+    below: list[int] = []
+    compared: list[float] = []
+    for node, index in _uses(value):
+        table = _table_size(node, index)
+        if table is not None:
+            below.append(table)
+        elif is_op(node, "Equal"):
+            other = constant_value(node.inputs[1 - index])
+            compared += [] if other is None or other.size > 8 else [float(item) for item in other.ravel()]
+    return InputHint(min(below, default=None), tuple(dict.fromkeys(compared)))
+
+
+def _uses(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
+    pending, seen = [value], {value}
+    while pending:
+        for node, index in pending.pop().uses():
+            yield node, index
+            first = index == 0 or node.op_type == "Concat"
+            if first and is_op(node, *_CARRIERS):
+                fresh = [output for output in node.outputs if output not in seen]
+                pending += fresh
+                seen.update(fresh)
+
+
+def _table_size(node: ir.Node, index: int) -> int | None:
+    """Returns the size of what input ``index`` of the node indexes."""
+    if is_op(node, "Gather", "GatherElements") and index == 1 and not has_reference_attribute(node):
+        dims, axis = shape_of(node.inputs[0]), attribute(node, "axis", 0)
+        return None if dims is None or not -len(dims) <= axis < len(dims) else dims[axis]
+    if is_op(node, "OneHot") and index == 0:
+        depth = constant_value(node.inputs[1])
+        return None if depth is None or not depth.size else int(depth.ravel()[0])
+    if is_op(node, "EmbedLayerNormalization", domain="com.microsoft") and index in (0, 1):
+        dims = shape_of(node.inputs[index + 2])  # word and segment embeddings follow the two index inputs
+        return None if not dims else dims[0]
+    return None
+
+
+def thresholds(model: ir.Model) -> tuple[float, ...]:
+    """The numbers at which the graph's piecewise functions bend: zero, and the limits of its Clips and the like."""
+    found = [0.0]
+    for node in all_nodes(model):
+        if is_op(node, "Clip"):
+            limits = [constant_value(value) for value in node.inputs[1:]]
+            found += [float(limit) for limit in limits if limit is not None and limit.size == 1]
+        if is_op(node, "Clip", "ThresholdedRelu", "Shrink") and not has_reference_attribute(node):
+            settings = [attribute(node, name, None) for name in ("min", "max", "alpha", "lambd")]
+            found += [float(setting) for setting in settings if setting is not None]
+        elif is_op(node, "HardSwish"):
+            found += [-3.0, 3.0]
+    finite = [number for number in dict.fromkeys(found) if np.isfinite(number) and abs(number) < 1e6]
+    return tuple(finite[:32])
