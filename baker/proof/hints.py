@@ -40,7 +40,10 @@ def hint_for(value: ir.Value) -> InputHint:
             below.append(table)
         elif is_op(node, "Equal"):
             other = constant_value(node.inputs[1 - index])
-            compared += [] if other is None or other.size > 8 else [float(item) for item in other.ravel()]
+            if other is not None and other.size > 8:  # a one-hot encoding, written out
+                below.append(int(other.max()) + 1)
+            elif other is not None:
+                compared += [float(item) for item in other.ravel()]
     return InputHint(min(below, default=None), tuple(dict.fromkeys(compared)))
 
 

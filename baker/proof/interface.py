@@ -64,10 +64,14 @@ def _declared(value: ir.Value) -> tuple[str, _Dims]:
 
 
 def dims_of(shape: ir.Shape | None) -> _Dims:
-    """Returns the dims: an int, the name of a dynamic one, or None for a nameless one; None for an unknown rank."""
+    """Returns the dims: an int, the name of a dynamic one, or None for a nameless one; None for an unknown rank.
+
+    A negative dim, as old exporters write, is a nameless dynamic one.
+    """
     if shape is None:
         return None
-    return tuple(int(dim) if isinstance(dim, int) else dim.value for dim in shape)
+    dims = (dim if isinstance(dim, int) else dim.value for dim in shape)
+    return tuple(None if isinstance(dim, int) and dim < 0 else dim for dim in dims)
 
 
 def _show(type_: str, dims: _Dims) -> str:

@@ -218,38 +218,50 @@ class _Search:
         self.problem = ""
 
     def plans(self) -> list[Plan]:
-        """Returns plans that run: the first found, and others with a second size; empty where none runs."""
-        base = next((plan for plan in self._candidates() if self._runs(plan)), None)
-        if base is None:
-            return []
-        larger = self._second(base, self.maker.others, (64, 32, 16, 8, 4, 3, 2, 128, 256, 512, 576))
-        more = self._second(base, self.maker.batch, (2, 3))
-        both = self._second(larger, self.maker.batch, (2, 3)) if larger and more else None
-        return [plan for plan in (both, base, larger, more) if plan is not None]
-
-    def _candidates(self) -> Iterator[Plan]:
+        """Returns plans that run, for each way to pin inputs and with second sizes; empty where none runs."""
         pins = list(self.maker.pins())
+        families = []
+        for index, pinned in enumerate(pins):
+            share = (self.deadline - time.monotonic()) / (len(pins) - index)
+            base = self._first(pinned, time.monotonic() + share)
+            if base is not None:
+                families.append(self._variants(base))
+        rounds = itertools.zip_longest(*families)
+        return [plan for turn in rounds for plan in turn if plan is not None]
+
+    def _first(self, pinned: Mapping[str, float], deadline: float) -> Plan | None:
         for sizes in self._sizes():
-            for pinned in pins:
-                plan = Plan(sizes, pinned)
-                if time.monotonic() > self.deadline:
-                    return
-                if self.maker.fits(plan):
-                    yield plan
+            if time.monotonic() > deadline:
+                return None
+            plan = Plan(sizes, pinned)
+            if self.maker.fits(plan) and self._runs(plan):
+                return plan
+        return None
+
+    def _variants(self, base: Plan) -> list[Plan]:
+        """The larger ones more often: a network run on one pixel or one token shows little."""
+        larger = self._second(base, self.maker.others, (64, 32, 16, 8, 4, 3, 2, 128, 256, 512, 576))
+        both = self._second(larger or base, self.maker.batch, (2, 3))
+        variants = [both, larger, both, base] if larger else [both, base]
+        return [plan for plan in variants if plan is not None]
 
     def _sizes(self) -> Iterator[dict[str, int]]:
+        """Combinations to try, cheap ones first: one dim large, batch small, all alike, then everything."""
         batch, others = self.maker.batch, self.maker.others
         if not self.maker.symbols:
             yield {}
             return
-        for size in SIZES if others else ():
-            yield {**dict.fromkeys(batch, 1), **dict.fromkeys(others, size)}
+        ones = dict.fromkeys(self.maker.symbols, 1)
+        for size in SIZES:
+            yield ones | dict.fromkeys(others or batch, size)
+        for size, symbol in itertools.product(SIZES, others):
+            yield ones | {symbol: size}
         for size in SIZES:
             yield dict.fromkeys(self.maker.symbols, size)
         free = self.maker.symbols if len(self.maker.symbols) <= 3 else others
         combinations = itertools.product(SIZES, repeat=len(free))
         for combination in sorted(combinations, key=math.prod) if len(free) <= 3 else combinations:
-            yield {**dict.fromkeys(batch, 1), **dict(zip(free, combination, strict=True))}
+            yield ones | dict(zip(free, combination, strict=True))
 
     def _second(self, base: Plan, symbols: Sequence[str], sizes: Sequence[int]) -> Plan | None:
         """Another size for some dims, all together."""
