@@ -1,8 +1,8 @@
 // The little of ONNX Runtime's C ABI that baker uses, declared here so that no ONNX Runtime header is needed to build.
 //
-// Pinned to API version 17 (ONNX Runtime 1.17). The ABI only ever grows at the end: OrtApi is a table of function pointers,
-// and a function keeps its slot (byte offset / 8) in every later release. ort_abi_check.cc compares each declaration with
-// the real header where one is found. An OrtStatus* of null is success; any other must be released.
+// Pinned to API version 17 (ONNX Runtime 1.17). The ABI only ever grows at the end: OrtApi is a table of function
+// pointers, and a function keeps its slot (byte offset / 8) in every later release. ort_abi_check.cc compares each
+// declaration with the real header where one is found. An OrtStatus* of null is success; any other must be released.
 #pragma once
 
 #include <cstddef>
@@ -26,8 +26,8 @@ struct CustomOpDomain;
 struct Api;
 
 struct ApiBase {
-  const Api*(*get_api)(std::uint32_t version);
-  const char*(*get_version_string)();
+  const Api* (*get_api)(std::uint32_t version);
+  const char* (*get_version_string)();
 };
 
 enum ErrorCode : int { kFail = 1, kInvalidArgument = 2, kRuntimeException = 6, kInvalidGraph = 10 };
@@ -43,9 +43,7 @@ template <std::size_t Slot, class Result, class... Args>
 struct Entry<Slot, Result(Args...)> {
   static constexpr std::size_t kSlot = Slot;
   using Function = Result(Args...);
-  [[nodiscard]] static Function* of(const Api* api) noexcept {
-    return reinterpret_cast<Function* const*>(api)[Slot];
-  }
+  [[nodiscard]] static Function* of(const Api* api) noexcept { return reinterpret_cast<Function* const*>(api)[Slot]; }
 };
 
 // clang-format off
@@ -83,22 +81,22 @@ using SetSymbolicDimensions        = Entry<271, Status*(TensorInfo*, const char*
 using KernelContextParallelFor     = Entry<274, Status*(const KernelContext*, void (*)(void*, std::size_t), std::size_t, std::size_t, void*)>;
 // clang-format on
 
-// OrtCustomOp of API version 17: 208 bytes. A null in a field marked (*) crashes ONNX Runtime; with both V2 hooks set, the
-// first forms of create and compute may be null.
+// OrtCustomOp of API version 17: 208 bytes. A null in a field marked (*) crashes ONNX Runtime; with both V2 hooks set,
+// the first forms of create and compute may be null.
 struct CustomOp {
   std::uint32_t version;
   void* (*create_kernel)(const CustomOp*, const Api*, const KernelInfo*);
-  const char* (*get_name)(const CustomOp*);                                          // (*)
-  const char* (*get_execution_provider)(const CustomOp*);                            // (*)
-  ElementType (*get_input_type)(const CustomOp*, std::size_t);                       // (*)
-  std::size_t (*get_input_count)(const CustomOp*);                                   // (*)
-  ElementType (*get_output_type)(const CustomOp*, std::size_t);                      // (*)
-  std::size_t (*get_output_count)(const CustomOp*);                                  // (*)
+  const char* (*get_name)(const CustomOp*);                      // (*)
+  const char* (*get_execution_provider)(const CustomOp*);        // (*)
+  ElementType (*get_input_type)(const CustomOp*, std::size_t);   // (*)
+  std::size_t (*get_input_count)(const CustomOp*);               // (*)
+  ElementType (*get_output_type)(const CustomOp*, std::size_t);  // (*)
+  std::size_t (*get_output_count)(const CustomOp*);              // (*)
   void (*compute)(void*, KernelContext*);
-  void (*destroy_kernel)(void*);                                                     // (*)
-  Characteristic (*get_input_characteristic)(const CustomOp*, std::size_t);          // (*)
-  Characteristic (*get_output_characteristic)(const CustomOp*, std::size_t);         // (*)
-  MemoryType (*get_input_memory_type)(const CustomOp*, std::size_t);                 // (*)
+  void (*destroy_kernel)(void*);                                              // (*)
+  Characteristic (*get_input_characteristic)(const CustomOp*, std::size_t);   // (*)
+  Characteristic (*get_output_characteristic)(const CustomOp*, std::size_t);  // (*)
+  MemoryType (*get_input_memory_type)(const CustomOp*, std::size_t);          // (*)
   int (*get_variadic_input_min_arity)(const CustomOp*);
   int (*get_variadic_input_homogeneity)(const CustomOp*);
   int (*get_variadic_output_min_arity)(const CustomOp*);

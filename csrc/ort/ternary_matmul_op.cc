@@ -1,11 +1,12 @@
-// ai.baker::TernaryMatMul, version 1: Y = dequantize(quantize(X) . codes) + bias, rows of X quantized to int8 on the fly.
+// ai.baker::TernaryMatMul, version 1: Y = dequantize(quantize(X) . codes) + bias, rows of X quantized to int8 on the
+// fly.
 //
 //   inputs  X float32 [..., K] · codes uint8 [N, ceil(K/4)] · scale float32 [1], [N] or [N, ceil(K/group)] ·
-//           bias float32 [N], trailing and optional. All but X are constants: they are packed when the session is created.
+//           bias float32 [N], trailing and optional. All but X are constants: they are packed when the session is
+//           created.
 //   attrs   K int · group int, 0 (one scale a channel) or a multiple of 16
 //   output  Y float32 [..., N]
 #include "kernels/ternary_matmul/ternary_matmul.h"
-
 #include "ort/ops.h"
 #include "ort/ort_call.h"
 
@@ -31,7 +32,8 @@ ternary::View<T> constant(const Api* api, const KernelInfo* info, std::size_t in
   const Value* value = nullptr;
   call<KernelInfoGetConstantInput>(api, info, index, &is_constant, &value);
   if (is_constant == 0 || value == nullptr) {
-    throw std::invalid_argument(std::string(name) + " is computed; it must be a constant initializer, for it is packed once");
+    throw std::invalid_argument(std::string(name) +
+                                " is computed; it must be a constant initializer, for it is packed once");
   }
   return {data_of<const T>(api, value), shape_of(api, value)};
 }
@@ -142,8 +144,8 @@ Status* compute(void* self, KernelContext* context) noexcept {
 
 void destroy(void* kernel) noexcept { delete static_cast<Kernel*>(kernel); }
 
-// Y has the shape of X with N last. An unknown rank looks like rank 0, and a dimension that is neither known nor named must
-// not be declared (ONNX Runtime would share its buffer with a wrong size): then nothing is said.
+// Y has the shape of X with N last. An unknown rank looks like rank 0, and a dimension that is neither known nor named
+// must not be declared (ONNX Runtime would share its buffer with a wrong size): then nothing is said.
 void declare_output(const Api* api, ShapeInferContext* context) {
   TensorInfo *x = nullptr, *codes = nullptr;  // owned by the context
   call<ShapeInferGetInputTypeShape>(api, context, kX, &x);

@@ -55,7 +55,8 @@ const Variant& select_variant(const std::string& isa) {
     if (name == variant->isa) return *variant;
     choices += std::string(choices.empty() ? "" : ", ") + variant->isa;
   }
-  throw std::invalid_argument(std::string(overridden ? "BAKER_ISA" : "isa") + " is '" + name + "'; this CPU runs " + choices);
+  throw std::invalid_argument(std::string(overridden ? "BAKER_ISA" : "isa") + " is '" + name + "'; this CPU runs " +
+                              choices);
 }
 
 }  // namespace baker::ternary

@@ -8,10 +8,12 @@ namespace baker::ternary {
 namespace {
 
 constexpr std::size_t kLine = 64;
-// A piece of work under this many multiplications (about 5 us) is not worth handing to another thread.
-constexpr std::int64_t kPieceWork = std::int64_t{1} << 20;
-// Rows whose int8 form stays in L2 while the panels pass over them.
-constexpr std::int64_t kRowBlockBytes = std::int64_t{384} << 10;
+// Panels that stay in L2 while the row tiles pass over them; a row tile stays in L1 while these panels pass over it.
+constexpr std::int64_t kPieceBytes = std::int64_t{256} << 10;
+// Multiplications in a piece (some 30 us): enough to be worth a hand-over, few enough to balance.
+constexpr std::int64_t kPieceWork = std::int64_t{16} << 20;
+// Less than this (some 8 us) is done by the calling thread.
+constexpr std::int64_t kSharedWork = std::int64_t{2} << 20;
 
 [[nodiscard]] std::size_t aligned(std::size_t bytes) noexcept { return (bytes + kLine - 1) / kLine * kLine; }
 
@@ -68,8 +70,8 @@ struct Job {
     const std::int64_t tile = piece % row_pieces * piece_tiles, panel = piece / row_pieces * piece_panels;
     const std::int64_t last_tile = std::min(tile + piece_tiles, tiles);
     const std::int64_t last_panel = std::min(panel + piece_panels, p64::panels(weights.n()));
-    for (std::int64_t p = panel; p < last_panel; ++p) {
-      for (std::int64_t t = tile; t < last_tile; ++t) multiply(p, t);
+    for (std::int64_t t = tile; t < last_tile; ++t) {
+      for (std::int64_t p = panel; p < last_panel; ++p) multiply(p, t);
     }
   }
 };
@@ -105,17 +107,26 @@ void run(const Variant& variant, const Weights& weights, const float* x, std::in
   const Scratch at = layout(cut, m);
   auto* base = static_cast<std::uint8_t*>(scratch);
   const std::int64_t panels = p64::panels(weights.n()), tiles = (m + kTileRows - 1) / kTileRows;
-  const std::int64_t tile_bytes = kTileRows * cut.blocks * p64::kBlockWeights;
-  const std::int64_t piece_tiles = std::clamp<std::int64_t>(kRowBlockBytes / tile_bytes, 1, tiles);
-  const std::int64_t panel_work = p64::kPanelChannels * cut.k * std::min(piece_tiles * kTileRows, m);
-  const std::int64_t piece_panels = std::clamp<std::int64_t>(kPieceWork / panel_work, 1, panels);
+  const std::int64_t panel_work = p64::kPanelChannels * cut.k * std::min<std::int64_t>(kTileRows, m);  // with one tile
+  const std::int64_t fitting = kPieceBytes / (cut.blocks * p64::kBlockBytes);
+  const std::int64_t piece_panels = std::clamp<std::int64_t>(std::min(fitting, kPieceWork / panel_work), 1, panels);
+  const std::int64_t piece_tiles = std::clamp<std::int64_t>(kPieceWork / (piece_panels * panel_work), 1, tiles);
   const std::int64_t row_pieces = (tiles + piece_tiles - 1) / piece_tiles;
-  Job job = {variant, weights, x, m, y,
-             reinterpret_cast<std::int8_t*>(base), reinterpret_cast<std::int32_t*>(base + at.sums),
-             reinterpret_cast<float*>(base + at.step), tiles, piece_tiles, piece_panels, row_pieces};
-  dispatch(executor, quantize_task, tiles, m * cut.k < kPieceWork / 8, job);
+  Job job = {variant,
+             weights,
+             x,
+             m,
+             y,
+             reinterpret_cast<std::int8_t*>(base),
+             reinterpret_cast<std::int32_t*>(base + at.sums),
+             reinterpret_cast<float*>(base + at.step),
+             tiles,
+             piece_tiles,
+             piece_panels,
+             row_pieces};
+  dispatch(executor, quantize_task, tiles, m * cut.k < kSharedWork / 8, job);
   const std::int64_t pieces = row_pieces * ((panels + piece_panels - 1) / piece_panels);
-  dispatch(executor, multiply_task, pieces, m * cut.k * weights.n() < 2 * kPieceWork, job);
+  dispatch(executor, multiply_task, pieces, m * cut.k * weights.n() < kSharedWork, job);
 }
 
 }  // namespace baker::ternary

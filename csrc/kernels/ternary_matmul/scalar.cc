@@ -36,7 +36,8 @@ void quantize(const QuantizeTask& task) {
   }
 }
 
-// Sum of (t + 1) * q over blocks first..last-1 of one channel. word: the channel's 4 bytes in the first block of its panel.
+// Sum of (t + 1) * q over blocks first..last-1 of one channel. word: the channel's 4 bytes in the first block of its
+// panel.
 std::int32_t dot(const MultiplyTask& task, const std::uint8_t* word, int row, std::int64_t first, std::int64_t last) {
   std::int32_t sum = 0;
   for (std::int64_t block = first; block < last; ++block) {
@@ -55,7 +56,8 @@ void multiply(const MultiplyTask& task) {
       for (std::int64_t group = 0; group < cut.groups; ++group) {
         const std::int64_t first = group * cut.group_blocks;
         const std::int64_t last = first + cut.group_blocks < cut.blocks ? first + cut.group_blocks : cut.blocks;
-        const std::int32_t acc = dot(task, task.panel + 4 * channel, row, first, last) - task.sums[group * task.rows + row];
+        const std::int32_t acc =
+            dot(task, task.panel + 4 * channel, row, first, last) - task.sums[group * task.rows + row];
         f = std::fma(static_cast<float>(acc), task.scale[group * p64::kPanelChannels + channel], f);
       }
       task.y[row * task.y_stride + channel] = std::fma(f, task.step[row], task.bias[channel]);

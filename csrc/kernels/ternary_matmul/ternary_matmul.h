@@ -81,8 +81,8 @@ void run(const Variant& variant, const Weights& weights, const float* x, std::in
 // Every variant compiled in, whether or not this CPU can run it.
 [[nodiscard]] std::vector<std::string> compiled_isas();
 
-// "auto": the best one, or the one that the environment variable BAKER_ISA names. Throws std::invalid_argument for a name
-// that is unknown or that this CPU cannot run.
+// "auto": the best one, or the one that the environment variable BAKER_ISA names. Throws std::invalid_argument for a
+// name that is unknown or that this CPU cannot run.
 [[nodiscard]] const Variant& select_variant(const std::string& isa);
 
 }  // namespace baker::ternary

@@ -1,4 +1,5 @@
-// What one instruction set implements: two functions over raw memory. No STL here: this header is compiled with ISA flags.
+// What one instruction set implements: two functions over raw memory. No STL here: this header is compiled with ISA
+// flags.
 //
 // The arithmetic, which every variant repeats to the bit (scalar.cc is its definition):
 //
@@ -7,7 +8,8 @@
 //   multiply   acc[g] = sum over group g of t*q, exact in int32
 //              f = fma(float(acc[g]), scale[g], f), g ascending from f = 0;    y = fma(f, step, bias)
 //
-// Weights lie in P64 (common/p64.h). Activations lie in tiles of at most 8 rows, so that a block of a tile is contiguous:
+// Weights lie in P64 (common/p64.h). Activations lie in tiles of at most 8 rows, so that a block of a tile is
+// contiguous:
 //
 //   q     [block][row of the tile][16] int8, zeros beyond K
 //   sums  [group][row of the tile] int32, the sum of q over the group: acc = sum (t + 1)*q - sums
@@ -46,9 +48,9 @@ struct MultiplyTask {
   const std::int8_t* q;
   const std::int32_t* sums;
   const float* step;
-  int rows;       // 1..kTileRows
-  int channels;   // 1..64: the columns of y that exist
-  float* y;       // row r begins at y + r * y_stride
+  int rows;      // 1..kTileRows
+  int channels;  // 1..64: the columns of y that exist
+  float* y;      // row r begins at y + r * y_stride
   std::int64_t y_stride;
 };
 

@@ -37,7 +37,8 @@ std::int64_t checked_n(const Layer& layer) {
   }
   const std::int64_t bad = p64::first_bad_row(layer.codes.data, shape[0], layer.k);
   if (bad >= 0) {
-    refuse("codes row " + text(bad) + " holds code 3 or padding that is not code 1; a code is t + 1 with t in {-1, 0, 1}");
+    refuse("codes row " + text(bad) +
+           " holds code 3 or padding that is not code 1; a code is t + 1 with t in {-1, 0, 1}");
   }
   return shape[0];
 }
@@ -83,7 +84,8 @@ Weights::Weights(const Layer& layer) : n_(checked_n(layer)), cut_(checked_cut(la
   const auto biases = static_cast<std::size_t>(panels * kPanelChannels);
   bias_ = make_buffer<float>(biases);
   std::memset(bias_.get(), 0, biases * sizeof(float));
-  if (layer.bias.data != nullptr) std::memcpy(bias_.get(), layer.bias.data, static_cast<std::size_t>(n_) * sizeof(float));
+  if (layer.bias.data != nullptr)
+    std::memcpy(bias_.get(), layer.bias.data, static_cast<std::size_t>(n_) * sizeof(float));
 }
 
 const std::uint8_t* Weights::panel(std::int64_t index) const noexcept {

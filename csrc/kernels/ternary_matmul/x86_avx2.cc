@@ -92,7 +92,8 @@ void quantize(const QuantizeTask& task) {
   for (int row = 0; row < task.rows; ++row) quantize_row(task, row);
 }
 
-// acc[r][y] += the dot products of R rows with 8 * Y channels over at most kWidenBlocks blocks; stride: bytes of q a block.
+// acc[r][y] += the dot products of R rows with 8 * Y channels over at most kWidenBlocks blocks; stride: bytes of q a
+// block.
 template <int R, int Y>
 inline void accumulate(const std::uint8_t* weights, const std::int8_t* q, std::int64_t stride, std::int64_t count,
                        __m256i (&acc)[R][Y]) {
@@ -153,7 +154,8 @@ void strip(const MultiplyTask& task, int row, int first) {
 #pragma GCC unroll 8
   for (int i = 0; i < R * Y; ++i) {
     const int r = row + i / Y, channel = kLanes * (first + i % Y);
-    const __m256 y = _mm256_fmadd_ps(f[i / Y][i % Y], _mm256_set1_ps(task.step[r]), _mm256_load_ps(task.bias + channel));
+    const __m256 y =
+        _mm256_fmadd_ps(f[i / Y][i % Y], _mm256_set1_ps(task.step[r]), _mm256_load_ps(task.bias + channel));
     _mm256_maskstore_ps(task.y + r * task.y_stride + channel, first_lanes(task.channels - channel), y);
   }
 }

@@ -1,7 +1,7 @@
 // AVX-512 VNNI: vpdpbusd multiplies four unsigned codes with four signed activations a lane, exactly.
 //
-// M = 1 needs no shifts: the field j of a byte is multiplied where it stands (times 4^j), each field has an accumulator of
-// its own, and the four are brought to one scale at the end. M >= 2 unpacks a field once for all rows of the tile.
+// M = 1 needs no shifts: the field j of a byte is multiplied where it stands (times 4^j), each field has an accumulator
+// of its own, and the four are brought to one scale at the end. M >= 2 unpacks a field once for all rows of the tile.
 #include <immintrin.h>
 
 #include "common/p64.h"
@@ -129,7 +129,11 @@ void strip(const MultiplyTask& task, int first) {
   const std::uint8_t* weights = task.panel + 64 * first;
   __m512 f[R][Z];
 #pragma GCC unroll 32
-  for (int i = 0; i < R * Z; ++i) f[i / Z][i % Z] = _mm512_setzero_ps();
+  for (int i = 0; i < R * Z; ++i) {
+    f[i / Z][i % Z] = _mm512_setzero_ps();
+    const int channel = kLanes * (first + i % Z);
+    if (channel < task.channels) __builtin_prefetch(task.y + i / Z * task.y_stride + channel, 1);  // written at the end
+  }
   for (std::int64_t group = 0, block = 0; group < cut.groups; ++group, block += cut.group_blocks) {
     const std::int64_t left = cut.blocks - block, count = left < cut.group_blocks ? left : cut.group_blocks;
     __m512i acc[R][Z];
@@ -155,19 +159,21 @@ void strip(const MultiplyTask& task, int first) {
   }
 }
 
-// Two registers of channels at a time: with R = 8 that fills the register file with accumulators.
+// Few rows take the whole panel at once (two registers would wait for vpdpbusd's latency); more rows take half of it,
+// so that the accumulators stay in registers: 8 x 2.
 template <int R>
-void halves(const MultiplyTask& task) {
-  strip<R, 2>(task, 0);
-  if (task.channels > 2 * kLanes) strip<R, 2>(task, 2);
+void panel(const MultiplyTask& task) {
+  if constexpr (R <= 4) {
+    strip<R, 4>(task, 0);
+  } else {
+    strip<R, 2>(task, 0);
+    if (task.channels > 2 * kLanes) strip<R, 2>(task, 2);
+  }
 }
 
 void multiply(const MultiplyTask& task) {
-  constexpr void (*kByRows[])(const MultiplyTask&) = {
-      [](const MultiplyTask& t) { strip<1, 4>(t, 0); },
-      [](const MultiplyTask& t) { strip<2, 4>(t, 0); },
-      [](const MultiplyTask& t) { strip<3, 4>(t, 0); },
-      halves<4>, halves<5>, halves<6>, halves<7>, halves<8>};
+  constexpr void (*kByRows[kTileRows])(const MultiplyTask&) = {panel<1>, panel<2>, panel<3>, panel<4>,
+                                                               panel<5>, panel<6>, panel<7>, panel<8>};
   kByRows[task.rows - 1](task);
 }
 

@@ -1,0 +1,179 @@
+// Every kernel variant against scalar.cc on random layers, bit for bit, and the refusals; meant to run under
+// sanitizers.
+//
+//   baker_kernel_tests [cases] [seed]      exit 0 and a line of counts, or 1 and the first difference
+//
+// Arrays have exactly the size that the contract promises, so that a sanitizer sees a read or a write beyond it.
+#include <atomic>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <stdexcept>
+#include <thread>
+
+#include "common/p64.h"
+#include "kernels/ternary_matmul/ternary_matmul.h"
+
+namespace {
+
+using namespace baker;
+using namespace baker::ternary;
+
+using Random = std::mt19937_64;
+
+std::int64_t pick(Random& random, std::int64_t low, std::int64_t high) {
+  return std::uniform_int_distribution<std::int64_t>(low, high)(random);
+}
+
+// Small values as likely as large ones.
+std::int64_t pick_log(Random& random, std::int64_t high) {
+  return static_cast<std::int64_t>(
+      std::exp(std::uniform_real_distribution<>(0, std::log(static_cast<double>(high) + 1))(random)));
+}
+
+struct Case {
+  std::int64_t m, n, k, group;
+  std::vector<std::uint8_t> codes;
+  std::vector<float> scale, bias, x;
+  std::vector<std::int64_t> scale_shape;
+
+  [[nodiscard]] Layer layer() const {
+    Layer out = {k, group, {codes.data(), {n, p64::row_bytes(k)}}, {scale.data(), scale_shape}, {}};
+    if (!bias.empty()) out.bias = {bias.data(), {n}};
+    return out;
+  }
+};
+
+std::vector<float> normals(Random& random, std::int64_t count, float size) {
+  std::normal_distribution<float> normal(0.0F, size);
+  std::vector<float> out(static_cast<std::size_t>(count));
+  for (float& value : out) value = normal(random);
+  return out;
+}
+
+std::vector<std::uint8_t> random_codes(Random& random, std::int64_t n, std::int64_t k) {
+  std::vector<std::uint8_t> codes(static_cast<std::size_t>(n * p64::row_bytes(k)), 0x55);
+  for (std::int64_t i = 0; i < n * k; ++i) {
+    const std::int64_t at = i % k;
+    std::uint8_t& byte = codes[static_cast<std::size_t>(i / k * p64::row_bytes(k) + at / 4)];
+    byte = static_cast<std::uint8_t>((byte & ~(3 << (2 * (at % 4)))) | pick(random, 0, 2) << (2 * (at % 4)));
+  }
+  return codes;
+}
+
+Case make_case(Random& random) {
+  Case made;
+  made.k = pick_log(random, 4100);
+  made.n = pick_log(random, 300);
+  made.m = pick_log(random, 71) - 1;
+  const std::int64_t groups[] = {0, 0, 16, 32, 48, 128, 1 << 20};
+  made.group = groups[pick(random, 0, 6)];
+  made.codes = random_codes(random, made.n, made.k);
+  const std::int64_t per_channel = made.group == 0 ? 1 : (made.k + made.group - 1) / made.group;
+  made.scale_shape = made.group != 0           ? std::vector<std::int64_t>{made.n, per_channel}
+                     : pick(random, 0, 1) == 0 ? std::vector<std::int64_t>{1}
+                                               : std::vector<std::int64_t>{made.n};
+  made.scale = normals(random, made.group != 0 ? made.n * per_channel : made.scale_shape[0], 1.0F);
+  if (pick(random, 0, 1) == 0) made.bias = normals(random, made.n, 1.0F);
+  made.x = normals(random, made.m * made.k, std::pow(10.0F, static_cast<float>(pick(random, -12, 12))));
+  const float specials[] = {0.0F, std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                            std::numeric_limits<float>::max(), std::numeric_limits<float>::denorm_min()};
+  for (const float special : specials) {
+    if (!made.x.empty() && pick(random, 0, 2) == 0) {
+      made.x[static_cast<std::size_t>(pick(random, 0, made.m * made.k - 1))] = special;
+    }
+  }
+  if (made.m > 2)
+    std::memset(made.x.data() + made.k, 0, static_cast<std::size_t>(made.k) * sizeof(float));  // a zero row
+  return made;
+}
+
+void run_on_two(void*, Executor::Task task, std::size_t count, void* argument) {
+  std::atomic<std::size_t> next{0};
+  const auto work = [&] {
+    for (std::size_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) task(argument, i);
+  };
+  std::thread other(work);
+  work();
+  other.join();
+}
+
+std::vector<float> multiply(const Variant& variant, const Weights& weights, const Case& made,
+                            const Executor& executor) {
+  std::vector<float> y(static_cast<std::size_t>(made.m * made.n), -1.0F);
+  const auto scratch = make_buffer<std::uint8_t>(scratch_bytes(weights, made.m));
+  run(variant, weights, made.x.data(), made.m, y.data(), scratch.get(), executor);
+  return y;
+}
+
+bool same(const Case& made, const char* isa, const std::vector<float>& got, const std::vector<float>& want) {
+  for (std::size_t i = 0; i < want.size(); ++i) {
+    if (std::memcmp(&got[i], &want[i], sizeof(float)) == 0) continue;
+    std::printf("%s: M %lld N %lld K %lld group %lld, y[%zu]: %a, scalar has %a\n", isa, static_cast<long long>(made.m),
+                static_cast<long long>(made.n), static_cast<long long>(made.k), static_cast<long long>(made.group), i,
+                static_cast<double>(got[i]), static_cast<double>(want[i]));
+    return false;
+  }
+  return true;
+}
+
+bool check_variants(Random& random, int cases) {
+  for (int i = 0; i < cases; ++i) {
+    const Case made = make_case(random);
+    const Weights weights(made.layer());
+    const std::vector<float> want = multiply(select_variant("scalar"), weights, made, serial_executor());
+    for (const Variant* variant : available_variants()) {
+      const Executor executor = i % 8 == 0 ? Executor{run_on_two, nullptr} : serial_executor();
+      if (!same(made, variant->isa, multiply(*variant, weights, made, executor), want)) return false;
+    }
+  }
+  return true;
+}
+
+bool refuses(const Layer& layer, const char* what) {
+  try {
+    const Weights weights(layer);
+    std::printf("accepted a layer with %s (N = %lld)\n", what, static_cast<long long>(weights.n()));
+    return false;
+  } catch (const std::invalid_argument&) {
+    return true;
+  }
+}
+
+bool check_refusals() {
+  const std::vector<std::uint8_t> codes(8, 0x55), threes(8, 0x57), padding(8, 0x15);
+  const std::vector<float> scale(16, 1.0F);
+  const auto layer = [&](std::int64_t k, std::int64_t group, const std::vector<std::uint8_t>& c,
+                         std::vector<std::int64_t> codes_shape, std::vector<std::int64_t> scale_shape) {
+    return Layer{k, group, {c.data(), std::move(codes_shape)}, {scale.data(), std::move(scale_shape)}, {}};
+  };
+  Layer bias = layer(7, 0, codes, {4, 2}, {4});
+  bias.bias = {scale.data(), {3}};
+  return refuses(layer(7, 0, threes, {4, 2}, {4}), "code 3") &&
+         refuses(layer(7, 0, padding, {4, 2}, {4}), "bad padding") &&
+         refuses(layer(0, 0, codes, {4, 2}, {4}), "K = 0") &&
+         refuses(layer(kMaxK + 1, 0, codes, {4, 2}, {4}), "K above 2^19") &&
+         refuses(layer(9, 0, codes, {4, 2}, {4}), "too few code bytes") &&
+         refuses(layer(7, 0, codes, {8}, {4}), "codes of rank 1") &&
+         refuses(layer(7, 0, codes, {0, 2}, {1}), "N = 0") &&
+         refuses(layer(7, 0, codes, {4, 2}, {3}), "3 scales for 4 channels") &&
+         refuses(layer(7, 0, codes, {4, 2}, {}), "a scalar scale") &&
+         refuses(layer(7, 8, codes, {4, 2}, {4, 1}), "group 8") &&
+         refuses(layer(7, -16, codes, {4, 2}, {4, 1}), "group -16") &&
+         refuses(layer(7, 16, codes, {4, 2}, {4}), "grouped scales of rank 1") && refuses(bias, "3 biases");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int cases = argc > 1 ? std::atoi(argv[1]) : 200;
+  Random random(argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 0);
+  if (!check_refusals() || !check_variants(random, cases)) return 1;
+  std::string names;
+  for (const Variant* variant : available_variants()) names += std::string(" ") + variant->isa;
+  std::printf("%d cases equal scalar:%s\n", cases, names.c_str());
+  return 0;
+}
