@@ -22,3 +22,7 @@ for command in (verify, inspect, passes):
 def main() -> None:
     """The console script."""
     group(prog_name="baker")
+
+
+if __name__ == "__main__":
+    main()

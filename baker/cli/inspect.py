@@ -62,7 +62,7 @@ def kernels(model: Path, custom_ops: Path | None) -> dict[str, Any]:
     """The kernels in ONNX Runtime's optimized graph, or why there are none to tell."""
     from baker.errors import ModelError
     from baker.pipeline.report import plain
-    from baker.runtime.session import audit_kernels
+    from baker.runtime.audit import audit_kernels
 
     try:
         return {"kernels": plain(audit_kernels(model, custom_ops=custom_ops))}

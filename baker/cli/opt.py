@@ -155,12 +155,13 @@ class Paths:
 def run(request: Request, model: Path, registry: Registry) -> None:
     """Bakes, writes what may be written, prints, and ends with 1 where a gate failed."""
     from baker.cli.observers import observers
-    from baker.pipeline import bake
     from baker.pipeline.text import parse
 
     pipeline = parse(request.pipeline, registry)
     _check_print_after(request, pipeline)
     paths = request.paths(model)
+    from baker.pipeline import bake  # brings ONNX Runtime, which a misspelt pass should not wait for
+
     with progress(not request.quiet) as show:
         watch = observers(request, show)
         show(f"reading {model}")
@@ -209,3 +210,7 @@ def _print(request: Request, report: Report, paths: Paths, *, written: bool) -> 
 def main() -> None:
     """The console script."""
     opt(prog_name="baker-opt")
+
+
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,7 @@ Messages go to stderr, results to stdout. Nothing here imports more than click, 
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 
 import click
 
-from baker.errors import BakerError, InternalError, ResourceError, printable
+from baker.errors import BakerError, InternalError, ResourceError, UsageError, printable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,18 +31,16 @@ class Command(click.Command):
     """Ends with the exit code of the error it met and one message on stderr; a traceback only at -vv."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command; every exception ends here."""
+        """Runs the command; every exception ends here, but those that click itself knows."""
         try:
             return super().invoke(ctx)
-        except (click.exceptions.Exit, click.ClickException, click.Abort):
+        except (click.exceptions.Exit, click.ClickException, click.Abort, BrokenPipeError):
             raise
-        except BakerError as error:
-            failure = error
-        except MemoryError:
-            failure = ResourceError("out of memory")
-        except Exception as error:  # noqa: BLE001  (not swallowed: whatever it is, it ends with exit code 6)
-            failure = InternalError(f"internal error: {type(error).__name__}: {error}")
-            failure.__cause__ = error
+        except KeyboardInterrupt:
+            note("interrupted")
+            ctx.exit(130)
+        except Exception as error:  # noqa: BLE001  (not swallowed: whatever it is, its exit code is not 0)
+            failure = as_baker_error(error)
         if isinstance(failure, InternalError) and failure.reproducer is None:
             failure = self.reproduced(failure, ctx)
         if ctx.params.get("verbose", 0) >= 2:
@@ -57,6 +56,21 @@ class Command(click.Command):
         found = InternalError(f"{failure}\nThis is a fault of baker; please report it with that folder.", folder)
         found.__cause__ = failure.__cause__
         return found
+
+
+def as_baker_error(error: Exception) -> BakerError:
+    """What an exception means to the user: a full disk is a limit, a file that cannot be written is theirs to mend."""
+    found: BakerError
+    if isinstance(error, BakerError):
+        return error
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.ENOMEM)):
+        found = ResourceError(str(error) or "out of memory")
+    elif isinstance(error, OSError) and error.filename is not None:
+        found = UsageError(f"{error.filename}: {error.strerror}.")
+    else:
+        found = InternalError(f"internal error: {type(error).__name__}: {error}")
+    found.__cause__ = error
+    return found
 
 
 def note(message: str) -> None:

@@ -14,6 +14,7 @@ import ast
 import dataclasses
 import functools
 import inspect
+import itertools
 import math
 import re
 import sys
@@ -274,7 +275,7 @@ def _error(text: str | None, at: int, message: str) -> OptionError:
 
 
 def _documentation(cls: type) -> dict[str, str]:
-    """What is said about each field: its entry in the docstring's ``Attributes:``, else the comment behind it."""
+    """What is said about each field: its entry under ``Attributes:`` in the docstring, else what follows the field."""
     docs: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         docs |= _comments(base) | _entries(inspect.cleandoc(base.__dict__.get("__doc__") or ""))
@@ -292,16 +293,20 @@ def _entries(docstring: str) -> dict[str, str]:
 
 
 def _comments(cls: type) -> dict[str, str]:
-    """The comment behind each annotated field of a class."""
+    """The comment behind each annotated field of a class, or the string literal below it."""
     try:
         source = textwrap.dedent(inspect.getsource(cls))
         body = ast.parse(source).body[0]
     except (OSError, TypeError, SyntaxError):  # built in, or made at run time: there is no source to read
         return {}
+    statements = body.body if isinstance(body, ast.ClassDef) else []
     lines, docs = source.splitlines(), {}
-    for field in body.body if isinstance(body, ast.ClassDef) else []:
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-            rest = lines[(field.end_lineno or 1) - 1].encode()[field.end_col_offset or 0 :].decode().strip()
-            if rest.startswith("#"):
-                docs[field.target.id] = rest.lstrip("#: ")
+    for field, below in itertools.pairwise([*statements, ast.Pass()]):
+        if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+            continue
+        rest = lines[(field.end_lineno or 1) - 1].encode()[field.end_col_offset or 0 :].decode().strip()
+        if rest.startswith("#"):
+            docs[field.target.id] = rest.lstrip("#: ")
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str):
+            docs[field.target.id] = " ".join(below.value.value.split())
     return docs

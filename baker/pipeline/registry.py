@@ -151,7 +151,10 @@ def _load_entry(entry: EntryPoint, origin: Origin) -> type[Pass]:
 def _as_pass(cls: type[ir.passes.PassBase], name: str, origin: Origin) -> type[Pass]:
     """The class itself, or the wrapper of a plain onnx-ir pass."""
     if not issubclass(cls, Pass):
-        return adapt(cls, name)
+        try:
+            return adapt(cls, name)
+        except UsageError as error:
+            raise UsageError(f"{origin}: {error}") from error
     own = getattr(cls, "name", None)
     if own != name:
         raise UsageError(f"{origin}: the pass is registered as '{name}' but its class says name = {own!r}.")

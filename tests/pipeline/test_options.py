@@ -25,6 +25,8 @@ class Prune:
     ratio: float = 0.5
     block: int = 4  # weights that go together
     exact: bool = False
+    """Whether numbers
+    stay as they are."""
     kernel: Literal["baker", "ort"] = "baker"
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
@@ -57,6 +59,7 @@ def test_fields_carry_type_default_and_documentation():
     assert list(fields) == ["ratio", "block", "exact", "kernel", "only", "skip", "sizes", "budget", "limit"]
     assert fields["ratio"].doc == "share of the weights that goes, between 0 and 1."
     assert fields["block"].doc == "weights that go together"
+    assert fields["exact"].doc == "Whether numbers stay as they are."
     assert fields["only"].doc == fields["skip"].doc == "globs over names."
     assert fields["kernel"].type_name == "one of baker, ort"
     assert fields["only"].type_name == "list of text"
