@@ -199,8 +199,8 @@ def _per_channel(constant: Array | None, layer: Linear, evaluator: Evaluator) ->
     if constant is None or constant.dtype != np.float32:
         return None
     channels = _channels(layer, evaluator)
-    shape = shape_of(layer.activation)
-    axes = 1 if shape is None else len(shape)
+    shape = shape_of(layer.activation) or shape_of(layer.result) or (None,)
+    axes = 2 if is_op(layer.node, "Gemm") else len(shape)
     if channels is None or constant.ndim > axes or constant.size not in (1, channels):
         return None
     if constant.size == channels and constant.ndim and constant.shape[-1] != channels:

@@ -33,7 +33,8 @@ def found(weight: np.ndarray) -> TernaryWeight:
 def test_per_tensor_is_one_scale():
     t = codes(5, 40)
     weight = found(t * np.float32(0.07))
-    assert weight.kind == "per tensor" and weight.scale.tolist() == [np.float32(0.07)]
+    assert weight.kind == "per tensor"
+    assert weight.scale.tolist() == [np.float32(0.07)]
     np.testing.assert_array_equal(weight.codes, t)
     np.testing.assert_array_equal(weight.dequantized(), t * np.float32(0.07))
 
@@ -42,7 +43,8 @@ def test_per_channel_with_an_all_zero_channel():
     t, s = codes(6, 50), scales(6)
     t[2] = 0
     weight = found(t * s[:, None])
-    assert weight.kind == "per channel" and weight.scale.shape == (6,)
+    assert weight.kind == "per channel"
+    assert weight.scale.shape == (6,)
     np.testing.assert_array_equal(weight.dequantized(), t * s[:, None])
 
 
@@ -54,7 +56,8 @@ def test_zero_channels_do_not_stand_in_the_way_of_one_scale_for_all():
 
 def test_an_all_zero_matrix_is_ternary():
     weight = found(np.zeros((3, 20)))
-    assert not weight.codes.any() and np.isfinite(weight.scale).all()
+    assert not weight.codes.any()
+    assert np.isfinite(weight.scale).all()
 
 
 @pytest.mark.parametrize(
@@ -63,7 +66,8 @@ def test_an_all_zero_matrix_is_ternary():
 def test_groups_are_found_at_their_size(k: int, group: int):
     t, _, matrix = planted(7, k, group)
     weight = found(matrix)
-    assert weight.group == group and weight.scale.shape == (7, -(-k // group))
+    assert weight.group == group
+    assert weight.scale.shape == (7, -(-k // group))
     np.testing.assert_array_equal(weight.codes, t)
     np.testing.assert_array_equal(weight.dequantized(), matrix)
 
@@ -94,7 +98,8 @@ def test_rounding_noise_is_tolerated_and_no_more():
     q = (np.clip(np.rint(latent / s), -1, 1) * s).astype(np.float32)
     assert np.ptp(np.abs(latent + (q - latent))[q != 0]) > 0
     weight = found(latent + (q - latent))
-    assert weight.scale.shape == (1,) and weight.scale[0] == pytest.approx(s, rel=1e-6)
+    assert weight.scale.shape == (1,)
+    assert weight.scale[0] == pytest.approx(s, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +118,7 @@ def test_near_ternary_is_not_ternary(name: str, spoil):
     weight = (codes(6, 64) * scales(6)[:, None]).astype(np.float32)
     spoil(weight)
     reason = lossless(weight)
-    assert isinstance(reason, str) and reason, name
+    assert isinstance(reason, str), name
 
 
 def test_the_reason_names_channels_and_magnitudes():
@@ -133,7 +138,7 @@ def test_random_plants_are_found(seed: int):
     rng = np.random.default_rng(seed)
     n, k = int(rng.integers(1, 40)), int(rng.integers(17, 400))
     group = int(rng.choice([0, 16, 32, 48, 64, 128]))
-    t, s, matrix = planted(n, k, group or k, seed)
+    t, _s, matrix = planted(n, k, group or k, seed)
     weight = found(matrix)
     np.testing.assert_array_equal(weight.codes, t)
     np.testing.assert_allclose(weight.dequantized(), matrix, rtol=3e-7, atol=0)
@@ -156,7 +161,8 @@ def test_nearest_is_optimal(seed: int):
 def test_nearest_beats_absmean_and_twn(group: int):
     w = np.random.default_rng(2).standard_normal((16, 200)).astype(np.float32)
     ours = nearest(w, group)
-    assert ours.group == group and ours.codes.shape == w.shape
+    assert ours.group == group
+    assert ours.codes.shape == w.shape
     absmean = np.abs(w).mean()
     rivals = [np.clip(np.rint(w / absmean), -1, 1) * absmean]
     kept = np.abs(w) > 0.7 * np.abs(w).mean(axis=1, keepdims=True)
@@ -173,7 +179,8 @@ def test_nearest_of_a_ternary_matrix_is_itself():
 
 def test_nearest_with_a_group_as_wide_as_the_row_is_per_channel():
     weight = nearest(np.ones((3, 40), np.float32), 64)
-    assert weight.group == 0 and weight.scale.shape == (3,)
+    assert weight.group == 0
+    assert weight.scale.shape == (3,)
     np.testing.assert_array_equal(weight.codes, 1)
 
 
