@@ -142,14 +142,13 @@ class LossyPass(Pass):
         if self.budget is not None:
             Budget.parse(self.budget)
 
-    def selects(self, node: ir.Node, weights: Sequence[ir.Value] = ()) -> bool:
+    def selects(self, node: ir.Node, also: Sequence[str] = ()) -> bool:
         """True when ``only`` and ``skip`` let this node through, by its name or that of an input it reads.
 
         Args:
-            weights: initializers that the node reads through other nodes (a Transpose, a Cast), by whose names it
-                can be selected, too.
+            also: further names to select it by: initializers behind a Transpose or Cast, what a pass before renamed.
         """
-        names = [label(node), *(value.name for value in (*node.inputs, *weights) if value is not None and value.name)]
+        names = [label(node), *(value.name for value in node.inputs if value is not None and value.name), *also]
         if any(fnmatchcase(name, glob) for glob in self.skip for name in names):
             return False
         return not self.only or any(fnmatchcase(name, glob) for glob in self.only for name in names)

@@ -20,6 +20,9 @@ from baker.passes.ternary.subgraph import Evaluator
 from baker.passes.ternary.weights import TernaryWeight
 from baker.pipeline.pass_base import Change, Declined, LossyPass
 
+_SUFFIXES = ("_quantized", "_MatMulInteger")
+"""What `quantize` appends to the names of weights and nodes."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -66,11 +69,17 @@ def layers(model: ir.Model, evaluator: Evaluator, aim: LossyPass) -> Iterator[La
             yield Declined(label(node), found)
             continue
         constants = evaluator.initializers(found.weight)
-        if not aim.selects(node, constants):
+        if not aim.selects(node, _known_as(node, constants)):
             yield Declined(label(node), "the options only and skip leave it out")
             continue
         hint = next((value.name for value in constants if value.name), "weight")
         yield Layer(position, hint, found)
+
+
+def _known_as(node: ir.Node, constants: Iterable[ir.Value]) -> list[str]:
+    """The names that a layer can be selected by besides its node's: its constants', and those before `quantize`."""
+    names = [label(node), *(value.name for value in constants if value.name)]
+    return names + [name.removesuffix(suffix) for name in names for suffix in _SUFFIXES if name.endswith(suffix)]
 
 
 def lossless(layer: Layer, evaluator: Evaluator, kernel: str) -> Plan | str:
