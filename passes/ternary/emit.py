@@ -63,8 +63,6 @@ class Emitter:
         product.type, product.shape = layer.result.type, layer.result.shape
         replace_value(layer.result, product)
         remove_if_dead(layer.result)
-        if layer.node.graph is None:
-            node.name = layer.node.name  # the layer goes on under the name its user knows
         self._import(node)
         return node
 

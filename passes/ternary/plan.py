@@ -73,13 +73,20 @@ def layers(model: ir.Model, evaluator: Evaluator, aim: LossyPass) -> Iterator[La
             yield Declined(label(node), "the options only and skip leave it out")
             continue
         hint = next((value.name for value in constants if value.name), "weight")
-        yield Layer(position, hint, found)
+        yield Layer(position, _original(hint), found)
 
 
 def _known_as(node: ir.Node, constants: Iterable[ir.Value]) -> list[str]:
     """The names that a layer can be selected by besides its node's: its constants', and those before `quantize`."""
     names = [label(node), *(value.name for value in constants if value.name)]
-    return names + [name.removesuffix(suffix) for name in names for suffix in _SUFFIXES if name.endswith(suffix)]
+    return names + [_original(name) for name in names]
+
+
+def _original(name: str) -> str:
+    """A name as it was before `quantize`."""
+    for suffix in _SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name
 
 
 def lossless(layer: Layer, evaluator: Evaluator, kernel: str) -> Plan | str:
@@ -132,6 +139,8 @@ def carry_out(model: ir.Model, plans: Iterable[Plan], kernel: str) -> list[Chang
         activation = resolve(found.activation, depth, evaluator)
         name = label(node)
         new = emitter.replace(found, activation, plan.weight, plan.layer.hint)
+        if new.name and node.graph is None:
+            new.name = _original(node.name or new.name)  # the layer goes on under the name its user knows
         changes.append(_change(plan, name, node.op_type, new.op_type, activation.quantized))
     return changes
 
