@@ -1,0 +1,98 @@
+"""Static int8: ranges learnt from calibration data, then QuantizeLinear and DequantizeLinear by the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from baker.model.graph import index_names
+from baker.passes.quantize.built import Built
+from baker.passes.quantize.calibrate import observe
+from baker.passes.quantize.emit import emit_static
+from baker.passes.quantize.histogram import RangeMethod
+from baker.passes.quantize.layers import Layer, find_layers
+from baker.passes.quantize.placement import placement_of
+from baker.passes.quantize.plan import Plan, make_plan
+from baker.pipeline.pass_base import Declined, PassContext
+
+Selects = Callable[[ir.Node], bool]
+
+
+@dataclass(frozen=True)
+class StaticInt8:
+    """Builds static int8 models from one set of ranges.
+
+    Attributes:
+        selects: which nodes may be touched.
+        ranges: (lo, hi) by tensor name.
+        unusable: tensors without a finite range, by name.
+    """
+
+    selects: Selects
+    ranges: Mapping[str, tuple[float, float]]
+    unusable: frozenset[str] = field(default_factory=frozenset)
+
+    @classmethod
+    def calibrate(
+        cls, model: ir.Model, context: PassContext, selects: Selects, method: RangeMethod, percentile: float
+    ) -> StaticInt8:
+        """Learns the ranges in one pass over ``context.calibration``.
+
+        Raises:
+            UsageError: a feed holds NaN or infinity.
+            ModelError: ONNX Runtime can't run the model on a feed.
+        """
+        layers = [layer for layer in find_layers(model, selects)[0] if layer.node.graph is model.graph]
+        plan = make_plan(model.graph, layers, allowed=selects)
+        wanted = {tensor.leader for tensor in plan.tensors.values()} | {layer.source for layer in layers}
+        ordered = [value for value in plan.tensors if value in wanted]
+        seen = observe(model, ordered, context.calibration, threads=context.threads)
+        ranges, unusable = {}, set()
+        for value, histogram in seen.items():
+            if histogram.finite and histogram.seen:
+                chosen = "minmax" if _keeps_tails(value) else method
+                ranges[value.name or ""] = histogram.range(chosen, percentile=percentile)
+            else:
+                unusable.add(value.name or "")
+        return cls(selects, ranges, frozenset(unusable))
+
+    def build(self, model: ir.Model, excluded: Mapping[str, str]) -> Built:
+        """Quantizes a copy of the model.
+
+        Args:
+            excluded: layers to leave in float, and why, by name.
+        """
+        candidate = model.clone()
+        index_names(candidate)
+        found, declined = find_layers(candidate, self.selects)
+        layers: list[Layer] = []
+        for layer in found:
+            reason = excluded.get(layer.name) or self._unfit(layer, candidate.graph)
+            if reason is None:
+                layers.append(layer)
+            else:
+                declined.append(Declined(layer.name, reason))
+        plan = self._plan(candidate.graph, layers)
+        emitted = emit_static(candidate.graph, plan, self.ranges)
+        return Built(candidate, emitted.changes, declined, emitted.weights)
+
+    def _plan(self, graph: ir.Graph, layers: list[Layer]) -> Plan:
+        banned = {value for node in graph for value in node.outputs if value.name in self.unusable}
+        return make_plan(graph, layers, allowed=self.selects, banned=banned)
+
+    def _unfit(self, layer: Layer, graph: ir.Graph) -> str | None:
+        if layer.node.graph is not graph:
+            return "stands in a subgraph or function, where activations can't be observed; 'mode=dynamic' needs no data"
+        touched = [layer.source, layer.result] if layer.needs_output else [layer.source]
+        for value in touched:
+            if value.name in self.unusable:
+                return f"'{value.name}' held NaN or infinity, or nothing at all, on the calibration data"
+        return None
+
+
+def _keeps_tails(value: ir.Value) -> bool:
+    """True for tensors whose extremes carry the meaning: the model's outputs, a Sigmoid's result."""
+    row = placement_of(value.producer())
+    return value.is_graph_output() or (row is not None and row.minmax)
