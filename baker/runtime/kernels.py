@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int8]
 U8 = npt.NDArray[np.uint8]
+T = TypeVar("T", np.uint8, np.float32)
 
 MIN_ABS_MAX = np.float32(1e-5)
 QUANT_MAX = np.float32(127)
@@ -87,7 +89,7 @@ def ternary_matmul_reference(x: F32, codes: U8, scale: F32, bias: F32 | None = N
     t = unpack_codes(codes, k).astype(np.float64)
     if x.ndim < 1 or x.shape[-1] != k:
         raise ValueError(f"ternary_matmul: x has shape {x.shape}; it must be (..., {k})")
-    rows, n = np.ascontiguousarray(x, np.float32).reshape(-1, k), t.shape[0]
+    rows, n = x.reshape(-1, k), t.shape[0]
     cuts = range(0, k, group or k)
     scales = _scales(scale, n, len(cuts), grouped=bool(group))
     finite = np.isfinite(rows).all(axis=1, keepdims=True)
@@ -147,15 +149,27 @@ def ternary_matmul(
         threads: 1 to 1024.
 
     Raises:
-        ValueError: shapes that do not fit, unusable codes, an unknown or unavailable isa.
+        ValueError: dtypes or shapes that do not fit, unusable codes, an unknown or unavailable isa.
     """
     from baker import _kernels
 
     if x.ndim < 1 or x.shape[-1] != k:
         raise ValueError(f"ternary_matmul: x has shape {x.shape}; it must be (..., {k})")
-    weights = _kernels.TernaryWeights(np.ascontiguousarray(codes), np.ascontiguousarray(scale), bias, k=k, group=group)
-    y = weights.multiply(np.ascontiguousarray(x).reshape(-1, k), isa=isa, threads=threads)
+    weights = _kernels.TernaryWeights(
+        _contiguous("codes", codes, np.uint8),
+        _contiguous("scale", scale, np.float32),
+        None if bias is None else _contiguous("bias", bias, np.float32),
+        k=k,
+        group=group,
+    )
+    y = weights.multiply(_contiguous("x", x.reshape(-1, k), np.float32), isa=isa, threads=threads)
     return y.reshape(*x.shape[:-1], weights.n)
+
+
+def _contiguous(name: str, array: npt.NDArray[T], dtype: type[T]) -> npt.NDArray[T]:
+    if array.dtype != dtype:
+        raise ValueError(f"ternary_matmul: {name} is {array.dtype}; it must be {np.dtype(dtype)}")
+    return np.asarray(array, order="C")
 
 
 def available_isas() -> tuple[str, ...]:

@@ -38,17 +38,22 @@ ternary::View<T> constant(const Api* api, const KernelInfo* info, std::size_t in
   return {data_of<const T>(api, value), shape_of(api, value)};
 }
 
+// An optional input may be left away or written as an empty name.
+bool has_input(const Api* api, const KernelInfo* info, std::size_t index) {
+  std::size_t inputs = 0, name_size = 0;  // name_size counts the closing zero
+  call<KernelInfoGetInputCount>(api, info, &inputs);
+  return index < inputs && try_call<KernelInfoGetInputName>(api, info, index, nullptr, &name_size) && name_size > 1;
+}
+
 ternary::Weights load(const Api* api, const KernelInfo* info) {
   ternary::Layer layer;
   if (!try_call<KernelInfoGetAttributeInt64>(api, info, "K", &layer.k)) {
     throw std::invalid_argument("attribute K is missing; it is the number of weights in a row");
   }
   if (!try_call<KernelInfoGetAttributeInt64>(api, info, "group", &layer.group)) layer.group = 0;
-  std::size_t inputs = 0;
-  call<KernelInfoGetInputCount>(api, info, &inputs);
   layer.codes = constant<std::uint8_t>(api, info, kCodes, "codes");
   layer.scale = constant<float>(api, info, kScale, "scale");
-  if (inputs > kBias) layer.bias = constant<float>(api, info, kBias, "bias");
+  if (has_input(api, info, kBias)) layer.bias = constant<float>(api, info, kBias, "bias");
   return ternary::Weights(layer);
 }
 

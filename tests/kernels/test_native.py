@@ -1,0 +1,69 @@
+"""The kernels built apart from Python: clean under ASan and UBSan, and no AVX code where any CPU may run it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CASES, SEED = 300, 0
+
+
+def tool(*names: str) -> str:
+    """The first of these programs, beside the interpreter or on PATH; skips the test where there is none."""
+    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    found = next((path for name in names if (path := shutil.which(name, path=places))), None)
+    if found is None:
+        pytest.skip(f"none of {', '.join(names)} is installed")
+    return found
+
+
+def run(*command: str | Path) -> str:
+    """Runs a command and returns what it printed; fails the test with it if the command fails."""
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def build(folder: Path, *options: str) -> Path:
+    run(tool("cmake"), "-S", ROOT, "-B", folder, "-DBAKER_PYTHON=OFF", "-DBAKER_ORT=OFF", *options)
+    run(tool("cmake"), "--build", folder, "--parallel", "2")
+    return folder
+
+
+def test_variants_are_clean_under_sanitizers(tmp_path):
+    compiler, probe = tool("c++", "g++", "clang++"), tmp_path / "probe.cc"
+    probe.write_text("int main() {}")
+    sanitize = "-fsanitize=address,undefined"
+    linked = subprocess.run([compiler, sanitize, probe, "-o", tmp_path / "probe"], capture_output=True, check=False)
+    if linked.returncode != 0:
+        pytest.skip(f"{compiler} has no sanitizer runtime")
+    folder = build(
+        tmp_path / "build",
+        "-DBAKER_TEST_RUNNER=ON",
+        "-DBAKER_SANITIZE=address,undefined",
+        "-DCMAKE_BUILD_TYPE=None",
+        "-DCMAKE_CXX_FLAGS=-O1",
+    )
+    assert f"{CASES} cases equal scalar:" in run(folder / "baker_kernel_tests", str(CASES), str(SEED))
+
+
+def test_isa_objects_share_no_code(tmp_path):
+    """An object built with ISA flags defines its variant's table and no code that a linker could hand to others."""
+    nm = tool("nm", "llvm-nm")
+    folder = build(tmp_path / "build", "-DCMAKE_BUILD_TYPE=None", "-DCMAKE_CXX_FLAGS=-O0")
+    objects = [*folder.rglob("x86_*.cc.o"), *folder.rglob("arm_*.cc.o")]
+    for path in objects:
+        names = [line.split()[-1] for line in run(nm, "--defined-only", "--extern-only", path).splitlines() if line]
+        assert len(names) == 1, f"{path.name} also defines {names}"
+        assert "7ternary" in names[0]
+        outside = [line.split()[-1] for line in run(nm, "--undefined-only", path).splitlines() if line]
+        assert not [name for name in outside if name.startswith(("_Z", "__Z"))], f"{path.name} calls {outside}"
+    if not objects:
+        pytest.skip("no variant but scalar is compiled for this architecture")
+    assert len(objects) >= 2
