@@ -26,8 +26,14 @@ conv_affine (float[batch, 3, 10, 10] x) => (float[batch, 6, 6, 6] y, float[batch
 }
 """
 CONVS = {"w1": (8, 3, 3, 3), "w2": (8, 8, 3, 3), "w3": (6, 8, 3, 3)}
-SHAPES = {"scale1": (1, 8, 1, 1), "shift1": (8, 1, 1), "b2": (8,), "shift2": (1, 8, 1, 1), "shift3": (6, 1, 1),
-          "spatial": (6, 6)}
+SHAPES = {
+    "scale1": (1, 8, 1, 1),
+    "shift1": (8, 1, 1),
+    "b2": (8,),
+    "shift2": (1, 8, 1, 1),
+    "shift3": (6, 1, 1),
+    "spatial": (6, 6),
+}
 
 
 def build() -> onnx.ModelProto:

@@ -40,8 +40,12 @@ WEIGHTS = ("w_exposed", "w_read_twice", "w_given", "w_weight_out", "w_overridabl
 def build() -> onnx.ModelProto:
     rng = np.random.default_rng(8)
     weights = {key: rng.normal(0, 0.3, (4, 3, 3, 3)) for key in WEIGHTS}
-    weights |= {"scale": rng.uniform(0.5, 1.5, 4), "bias": rng.normal(0, 0.3, 4), "mean": rng.normal(0, 0.3, 4),
-                "var": rng.uniform(0.5, 2, 4)}
+    weights |= {
+        "scale": rng.uniform(0.5, 1.5, 4),
+        "bias": rng.normal(0, 0.3, 4),
+        "mean": rng.normal(0, 0.3, 4),
+        "var": rng.uniform(0.5, 2, 4),
+    }
     model = onnx.parser.parse_model(GRAPH)
     model.graph.initializer.extend(numpy_helper.from_array(v.astype(np.float32), k) for k, v in weights.items())
     model.graph.initializer.append(numpy_helper.from_array(np.array([0, 0, 1, 1, 0, 0, 1, 1]), "pads"))
@@ -49,5 +53,7 @@ def build() -> onnx.ModelProto:
 
 
 def feeds(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    return {"x": rng.standard_normal((rng.integers(1, 5), 3, 8, 8), np.float32),
-            "given_scale": rng.uniform(0.5, 1.5, 4).astype(np.float32)}
+    return {
+        "x": rng.standard_normal((rng.integers(1, 5), 3, 8, 8), np.float32),
+        "given_scale": rng.uniform(0.5, 1.5, 4).astype(np.float32),
+    }

@@ -42,5 +42,7 @@ def build() -> onnx.ModelProto:
 
 def feeds(rng: np.random.Generator) -> dict[str, np.ndarray]:
     batch, length = rng.integers(1, 4), rng.integers(5, 20)
-    return {"signal": rng.standard_normal((batch, 4, length), np.float32),
-            "volume": rng.standard_normal((1, 2, 6, 7, 8), np.float32)}
+    return {
+        "signal": rng.standard_normal((batch, 4, length), np.float32),
+        "volume": rng.standard_normal((1, 2, 6, 7, 8), np.float32),
+    }

@@ -29,7 +29,8 @@ class DigitsCNN(nn.Module):
         super().__init__()
         self.features = nn.Sequential(
             *self.block(1, 16, 3),
-            *self.block(16, 16, 3, groups=16), *self.block(16, 32, 1),
+            *self.block(16, 16, 3, groups=16),
+            *self.block(16, 32, 1),
             nn.MaxPool2d(2),
             *self.block(32, 32, 3),
             nn.MaxPool2d(2),
@@ -67,13 +68,22 @@ def main() -> None:
     images, labels = images[order].reshape(-1, 1, 8, 8), labels[order]
     scaled = (images / 16).astype(np.float32)
     model = train(scaled[:TRAINED_ON], labels[:TRAINED_ON])
-    torch.onnx.export(model, (torch.from_numpy(scaled[:2]),), HERE / "model.onnx", dynamo=False,
-                      do_constant_folding=False, training=torch.onnx.TrainingMode.PRESERVE, opset_version=13,
-                      input_names=["image"], output_names=["logits"],
-                      dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}})
+    torch.onnx.export(
+        model,
+        (torch.from_numpy(scaled[:2]),),
+        HERE / "model.onnx",
+        dynamo=False,
+        do_constant_folding=False,
+        training=torch.onnx.TrainingMode.PRESERVE,
+        opset_version=13,
+        input_names=["image"],
+        output_names=["logits"],
+        dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
+    )
     np.savez_compressed(HERE / "calib.npz", image=scaled[:CALIBRATED_ON])
-    np.savez_compressed(HERE / "data.npz", images=images[TRAINED_ON:].astype(np.uint8),
-                        labels=labels[TRAINED_ON:].astype(np.uint8))
+    np.savez_compressed(
+        HERE / "data.npz", images=images[TRAINED_ON:].astype(np.uint8), labels=labels[TRAINED_ON:].astype(np.uint8)
+    )
     with torch.no_grad():
         logits = model(torch.from_numpy(scaled[TRAINED_ON:])).numpy()
     print(f"accuracy {np.mean(logits.argmax(1) == labels[TRAINED_ON:]):.4f} on {len(logits)} held-out digits")

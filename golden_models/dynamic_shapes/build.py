@@ -39,9 +39,18 @@ dynamic_shapes (int64[batch, sequence] tokens, int64[batch] lengths)
     [head] logits = Gemm <transB = 1> (mean, head_weight, head_bias)
 }}
 """
-SHAPES = {"embedding": (VOCABULARY, WIDTH), "position": (LONGEST, WIDTH), "conv_weight": (24, WIDTH, 3),
-          "conv_bias": (24,), "bn_bias": (24,), "bn_mean": (24,), "weight": (24, WIDTH), "bias": (WIDTH,),
-          "head_weight": (5, WIDTH), "head_bias": (5,)}
+SHAPES = {
+    "embedding": (VOCABULARY, WIDTH),
+    "position": (LONGEST, WIDTH),
+    "conv_weight": (24, WIDTH, 3),
+    "conv_bias": (24,),
+    "bn_bias": (24,),
+    "bn_mean": (24,),
+    "weight": (24, WIDTH),
+    "bias": (WIDTH,),
+    "head_weight": (5, WIDTH),
+    "head_bias": (5,),
+}
 INTEGERS = {"axis_0": [0], "axis_1": [1], "axis_2": [2], "zero": 0, "one": 1}
 
 
@@ -58,5 +67,4 @@ def build() -> onnx.ModelProto:
 
 def feeds(rng: np.random.Generator) -> dict[str, np.ndarray]:
     batch, sequence = rng.integers(1, 5), rng.integers(2, LONGEST + 1)
-    return {"tokens": rng.integers(0, VOCABULARY, (batch, sequence)),
-            "lengths": rng.integers(1, sequence + 1, batch)}
+    return {"tokens": rng.integers(0, VOCABULARY, (batch, sequence)), "lengths": rng.integers(1, sequence + 1, batch)}

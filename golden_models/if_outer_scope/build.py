@@ -41,9 +41,15 @@ if_outer_scope (float[batch, 3, 8, 8] x, bool wide, bool negate) => (float[batch
 
 def build() -> onnx.ModelProto:
     rng = np.random.default_rng(10)
-    weights = {"w": rng.normal(0, 0.3, (4, 3, 3, 3)), "shared": rng.normal(0, 0.3, (4, 4, 3, 3)),
-               "offset": rng.normal(0, 0.3, (1, 4, 1, 1)), "bn_scale": rng.uniform(0.5, 1.5, 4),
-               "bn_bias": rng.normal(0, 0.3, 4), "bn_mean": rng.normal(0, 0.3, 4), "bn_var": rng.uniform(0.5, 2, 4)}
+    weights = {
+        "w": rng.normal(0, 0.3, (4, 3, 3, 3)),
+        "shared": rng.normal(0, 0.3, (4, 4, 3, 3)),
+        "offset": rng.normal(0, 0.3, (1, 4, 1, 1)),
+        "bn_scale": rng.uniform(0.5, 1.5, 4),
+        "bn_bias": rng.normal(0, 0.3, 4),
+        "bn_mean": rng.normal(0, 0.3, 4),
+        "bn_var": rng.uniform(0.5, 2, 4),
+    }
     model = onnx.parser.parse_model(GRAPH)
     model.graph.initializer.extend(tensor(k, v) for k, v in weights.items())
     choose = next(node for node in model.graph.node if node.op_type == "If")
@@ -58,5 +64,8 @@ def tensor(name: str, values: np.ndarray) -> onnx.TensorProto:
 
 
 def feeds(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    return {"x": rng.standard_normal((rng.integers(1, 4), 3, 8, 8), np.float32),
-            "wide": np.array(rng.random() < 0.5), "negate": np.array(rng.random() < 0.5)}
+    return {
+        "x": rng.standard_normal((rng.integers(1, 4), 3, 8, 8), np.float32),
+        "wide": np.array(rng.random() < 0.5),
+        "negate": np.array(rng.random() < 0.5),
+    }

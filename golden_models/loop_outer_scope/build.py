@@ -31,8 +31,9 @@ SHAPES = {"encoder": (8, 12), "kernel": (12, 12), "readout": (5, 12), "readout_b
 def build() -> onnx.ModelProto:
     rng = np.random.default_rng(11)
     model = onnx.parser.parse_model(GRAPH)
-    model.graph.initializer.extend(numpy_helper.from_array(rng.normal(0, 0.4, shape).astype(np.float32), name)
-                                   for name, shape in SHAPES.items())
+    model.graph.initializer.extend(
+        numpy_helper.from_array(rng.normal(0, 0.4, shape).astype(np.float32), name) for name, shape in SHAPES.items()
+    )
     return model
 
 

@@ -52,13 +52,19 @@ def build() -> onnx.ModelProto:
     group_scales = np.repeat(rng.uniform(0.05, 0.2, (3, 8)), 32, axis=0)[:K]
     floats = {
         "w_per_tensor": 0.1 * codes(K, 12),
-        "w_per_channel": codes(10, K) * rng.uniform(0.05, 0.2, (10, 1)), "bias": rng.normal(0, 0.3, 10),
+        "w_per_channel": codes(10, K) * rng.uniform(0.05, 0.2, (10, 1)),
+        "bias": rng.normal(0, 0.3, 10),
         "w_grouped": codes(K, 8) * group_scales,
         "w_transposed": codes(9, K) * rng.uniform(0.05, 0.2, (9, 1)),
-        "s_cast_scale": rng.uniform(0.05, 0.2, 12), "s_dequantized": rng.uniform(0.05, 0.2, 7),
-        "w_latent": rng.normal(0, 0.1, (16, K)), "tiny": np.array(1e-5), "minus_one": np.array(-1), "one": np.array(1),
+        "s_cast_scale": rng.uniform(0.05, 0.2, 12),
+        "s_dequantized": rng.uniform(0.05, 0.2, 7),
+        "w_latent": rng.normal(0, 0.1, (16, K)),
+        "tiny": np.array(1e-5),
+        "minus_one": np.array(-1),
+        "one": np.array(1),
         "w_two_valued": 0.15 * np.sign(rng.standard_normal((K, 4))),
-        "w_dense": rng.normal(0, 0.1, (K, 12)), "w_almost": 0.1 * codes(K, 12),
+        "w_dense": rng.normal(0, 0.1, (K, 12)),
+        "w_almost": 0.1 * codes(K, 12),
     }
     floats["w_almost"][np.unravel_index(np.argmax(floats["w_almost"]), (K, 12))] *= 1.01
     tensors = {name: values.astype(np.float32) for name, values in floats.items()}

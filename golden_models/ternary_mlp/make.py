@@ -92,10 +92,25 @@ def train(images: np.ndarray, labels: np.ndarray) -> TernaryMLP:
 def export(model: TernaryMLP, dynamo_file: Path) -> None:
     example = torch.rand(2, 784)
     names = {"input_names": ["x"], "output_names": ["logits"]}
-    torch.onnx.export(model, (example,), HERE / "model.onnx", dynamo=False, do_constant_folding=False,
-                      opset_version=17, dynamic_axes={"x": {0: "batch"}, "logits": {0: "batch"}}, **names)
-    torch.onnx.export(model, (example,), dynamo_file, dynamo=True, external_data=False,
-                      dynamic_shapes=({0: torch.export.Dim("batch")},), **names)
+    torch.onnx.export(
+        model,
+        (example,),
+        HERE / "model.onnx",
+        dynamo=False,
+        do_constant_folding=False,
+        opset_version=17,
+        dynamic_axes={"x": {0: "batch"}, "logits": {0: "batch"}},
+        **names,
+    )
+    torch.onnx.export(
+        model,
+        (example,),
+        dynamo_file,
+        dynamo=True,
+        external_data=False,
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        **names,
+    )
     make_stack_traces_relative(dynamo_file)
 
 

@@ -80,8 +80,10 @@ class TernaryLM(nn.Module):
 
     def attention(self, x: Tensor) -> Tensor:
         batch, sequence, _ = x.shape
-        q, k, v = (layer(x).view(batch, sequence, HEADS, WIDTH // HEADS).transpose(1, 2)
-                   for layer in (self.query, self.key, self.value))
+        q, k, v = (
+            layer(x).view(batch, sequence, HEADS, WIDTH // HEADS).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.out(mixed.transpose(1, 2).reshape(batch, sequence, WIDTH))
 
@@ -117,8 +119,16 @@ def train(windows: np.ndarray) -> TernaryLM:
 def export(model: TernaryLM, dynamo_file: Path) -> None:
     example, names = torch.randint(256, (2, 24)), {"input_names": ["tokens"], "output_names": ["logits"]}
     axes = {0: "batch", 1: "sequence"}
-    torch.onnx.export(model, (example,), HERE / "model.onnx", dynamo=False, do_constant_folding=False,
-                      opset_version=17, dynamic_axes={"tokens": axes, "logits": axes}, **names)
+    torch.onnx.export(
+        model,
+        (example,),
+        HERE / "model.onnx",
+        dynamo=False,
+        do_constant_folding=False,
+        opset_version=17,
+        dynamic_axes={"tokens": axes, "logits": axes},
+        **names,
+    )
     dims = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence", max=CONTEXT)}
     torch.onnx.export(model, (example,), dynamo_file, dynamo=True, external_data=False, dynamic_shapes=(dims,), **names)
     make_stack_traces_relative(dynamo_file)

@@ -62,8 +62,14 @@ transformer_block (float[batch, sequence, {WIDTH}] x, float[batch, 1, 1, sequenc
     {NORM.format("y", "residual2")}
 }}
 """
-LINEARS = {"query": (WIDTH, WIDTH), "key": (WIDTH, WIDTH), "value": (WIDTH, WIDTH), "out": (WIDTH, WIDTH),
-           "up": (WIDTH, HIDDEN), "down": (HIDDEN, WIDTH)}
+LINEARS = {
+    "query": (WIDTH, WIDTH),
+    "key": (WIDTH, WIDTH),
+    "value": (WIDTH, WIDTH),
+    "out": (WIDTH, WIDTH),
+    "up": (WIDTH, HIDDEN),
+    "down": (HIDDEN, WIDTH),
+}
 SCALARS = {"two": 2, "eps": 1e-5, "one": 1, "half": 0.5, "root2": np.sqrt(2), "root": np.sqrt(WIDTH // HEADS)}
 SHAPES = {"zero": 0, "one_index": 1, "axis_0": [0], "heads": [HEADS], "head_width": [WIDTH // HEADS], "width": [WIDTH]}
 
