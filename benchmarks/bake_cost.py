@@ -82,19 +82,15 @@ def prepare(folder: Path, samples: int) -> Path:
     """Writes the default model and its calibration samples; returns the model's path."""
     sys.path.insert(0, str(HERE.parent / "tests"))
     import onnx
-    from zoo.reseed import random_resnet50
+    from zoo.light import feeds
+    from zoo.resnet50 import random_resnet50
 
-    model = folder / "resnet50.onnx"
-    onnx.save(random_resnet50(), model)
-    write_samples(folder, "x", (1, 3, 224, 224), samples)
-    return model
-
-
-def write_samples(folder: Path, name: str, shape: tuple[int, ...], samples: int) -> None:
+    path, model = folder / "resnet50.onnx", random_resnet50()
+    onnx.save(model, path)
     (folder / "calib").mkdir()
-    for index in range(samples):
-        rng = np.random.default_rng(index)
-        np.savez(folder / "calib" / f"{index:03}.npz", **{name: rng.standard_normal(shape).astype(np.float32)})
+    for index, feed in enumerate(feeds(model, samples)):
+        np.savez(folder / "calib" / f"{index:03}.npz", **feed)
+    return path
 
 
 def measure(model: Path, folder: Path, rounds: int) -> dict[str, list[tuple[float, float]]]:
