@@ -187,21 +187,41 @@ class Meter:
         return OutputError(self.max_abs, relative, sqnr, self.dot / norms if norms else 0.0, top1)
 
 
-def within(reference: Array, candidate: Array, tolerance: Tolerance, peak: float) -> bool:
-    """True when every element is inside the tolerance; ``peak``: max|reference| over all samples.
+def excess(reference: Array, candidate: Array, tolerance: Tolerance | None, peak: float) -> float:
+    """Returns the largest error as a multiple of what is allowed: up to 1 is inside the tolerance.
 
-    Integers, booleans and strings must be equal. An element that is not finite must be the same on both sides.
+    Integers, booleans and strings must be equal, and an element that is not finite must be the same on both sides:
+    inf where they are not.
+
+    Args:
+        tolerance: None asks for bit-equality.
+        peak: max|reference| over all samples.
     """
-    if reference.shape != candidate.shape:
-        return False
-    if not is_float(reference):
-        return bool(np.array_equal(reference, candidate))
+    if tolerance is None or not is_float(reference) or reference.shape != candidate.shape:
+        return 0.0 if bit_equal(reference, candidate) else math.inf
     a, b = reference.astype(np.float64), candidate.astype(np.float64)
     odd = ~(np.isfinite(a) & np.isfinite(b))
     if not np.array_equal(a[odd], b[odd], equal_nan=True):
-        return False
+        return math.inf
     a, b = a[~odd], b[~odd]
-    return bool(np.all(np.abs(a - b) <= tolerance.atol * peak + tolerance.rtol * np.abs(a)))
+    difference, allowed = np.abs(a - b), tolerance.atol * peak + tolerance.rtol * np.abs(a)
+    ratio = np.divide(difference, allowed, out=np.where(difference > 0, math.inf, 0.0), where=allowed > 0)
+    return float(ratio.max(initial=0.0))
+
+
+def moves(reference: Sequence[Array], tolerance: Tolerance | None) -> bool:
+    """True when a network that always gives the same output would not pass for the reference on these samples.
+
+    One sample never shows that.
+    """
+    if len(reference) < 2:
+        return False
+    if not all(is_float(array) for array in reference):
+        return not all(np.array_equal(reference[0], array) for array in reference[1:])
+    mean, top = _mean(reference), peak(reference)
+    allowed = tolerance or Tolerance(0.0, 1e-7)  # the mean of equal numbers may be off in the last bit
+    constants = [np.broadcast_to(mean, array.shape) for array in reference]
+    return any(excess(array, same, allowed, top) > 1 for array, same in zip(reference, constants, strict=True))
 
 
 def peak(arrays: Sequence[Array]) -> float:

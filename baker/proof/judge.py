@@ -1,0 +1,105 @@
+"""Whether a candidate computes the same function as its reference, up to rounding or to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from baker.model.graph import Array
+from baker.proof.numerics import Meter, OutputError, Tolerance, compare, excess, is_float, peak
+from baker.proof.oracle import exact_outputs
+from baker.proof.recorder import Outputs, Recording
+
+OWN_ERRORS = 4.0
+"""A candidate may be this many times further from the float64 run than the original is."""
+
+ORACLE_SAMPLES = 2
+ORACLE_RUN_SECONDS = 1.0
+"""The float64 run takes some 30 times as long as ONNX Runtime does; above this it is not made."""
+
+
+class Comparison:
+    """Compares a candidate's outputs with a recording, sample by sample.
+
+    Args:
+        names: the outputs to compare.
+        tolerance: None asks for bit-equality.
+    """
+
+    def __init__(self, recording: Recording, names: Sequence[str], tolerance: Tolerance | None) -> None:
+        self.recording = recording
+        self.tolerance = tolerance
+        self.meters = {name: Meter(recording.column(name)) for name in names}
+        self.peaks = {name: peak(recording.column(name)) for name in names}
+        self.misses: dict[str, dict[int, float]] = {}  # output -> sample -> error as a multiple of the tolerance
+        self.kept: dict[int, Outputs] = {}  # the candidate's outputs for the worst samples
+
+    def take(self, index: int, outputs: Outputs) -> None:
+        """Takes the candidate's outputs for sample ``index``."""
+        for name, meter in self.meters.items():
+            meter.add(index, outputs[name])
+            found = excess(self.recording.outputs[index][name], outputs[name], self.tolerance, self.peaks[name])
+            if found > 1:
+                self.misses.setdefault(name, {})[index] = found
+                self.kept[index] = outputs
+        if len(self.kept) > ORACLE_SAMPLES:
+            del self.kept[min(self.kept, key=self._worst_at)]
+
+    def _worst_at(self, index: int) -> float:
+        return max(missed.get(index, 0.0) for missed in self.misses.values())
+
+    def errors(self) -> dict[str, OutputError]:
+        """The error of each output over the samples taken so far."""
+        return {name: meter.result() for name, meter in self.meters.items()}
+
+    def fault(self, original: ir.Model) -> str | None:
+        """Returns why the candidate is not the same function, or None.
+
+        Where the plain tolerance is missed, a float64 run of the original decides on the worst samples.
+        """
+        if not self.misses:
+            return None
+        times, name = max((max(missed.values()), name) for name, missed in self.misses.items())
+        error = self.meters[name].result()
+        said = f"output '{name}' is off by up to {error.max_abs:.3g} (relative L2 {error.rel_l2:.3g})"
+        if self.tolerance is None:
+            return f"{said} where every bit must be the same"
+        why = self._beyond_rounding(original)
+        allowed = f"rtol {self.tolerance.rtol:g}, atol {self.tolerance.atol:g} of the largest value"
+        return None if why is None else f"{said}, {times:.3g} times what rounding may do ({allowed}); {why}"
+
+    def _beyond_rounding(self, original: ir.Model) -> str | None:
+        """Returns why rounding can't explain the misses, or None where it can."""
+        if any(not is_float(self.recording.outputs[0][name]) for name in self.misses):
+            return "integers, booleans and strings must be equal"
+        if any(not np.isfinite(times) for missed in self.misses.values() for times in missed.values()):
+            return "shapes, or what is infinite, NaN or always zero, must be equal"
+        if self.recording.seconds > ORACLE_RUN_SECONDS:
+            return "no float64 run was made to say more, since it would take minutes"
+        indices = sorted(self.kept)
+        feeds = [self.recording.feeds[index] for index in indices]
+        exact = exact_outputs(original, feeds, [self.recording.outputs[index] for index in indices])
+        if isinstance(exact, str):
+            return exact
+        for name, missed in self.misses.items():
+            judged = [(index, truth[name]) for index, truth in zip(indices, exact, strict=True) if index in missed]
+            if not judged:
+                return f"no float64 run was made of the samples where output '{name}' is off"
+            for index, truth in judged:
+                beyond = self._beyond_own_error(name, index, truth)
+                if beyond is not None:
+                    return beyond
+        return None
+
+    def _beyond_own_error(self, name: str, index: int, truth: Array) -> str | None:
+        exact = [np.asarray(truth)]
+        own = compare(exact, [self.recording.outputs[index][name]])
+        error = compare(exact, [self.kept[index][name]])
+        if error.max_abs <= OWN_ERRORS * own.max_abs and error.rel_l2 <= OWN_ERRORS * own.rel_l2:
+            return None
+        return (
+            f"against a float64 run it is off by {error.max_abs:.3g} where the original is off by {own.max_abs:.3g}, "
+            f"more than {OWN_ERRORS:g} times as much"
+        )

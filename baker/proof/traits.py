@@ -1,0 +1,100 @@
+"""What about a model decides how it can be judged."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+import onnx_ir as ir
+
+from baker.model.graph import all_nodes, constant_value, graphs, is_op, label, standard_domain, subgraphs
+
+_HALF = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
+_DRAWING = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
+_INTEGER_ARITHMETIC = re.compile(r"^Q[A-Z]|Quantize|Integer|NBits")
+
+
+def uses_half(model: ir.Model) -> bool:
+    """True when the model computes in float16 or bfloat16 somewhere."""
+    return any(value.dtype in _HALF for value in _values(model))
+
+
+def _values(model: ir.Model) -> Iterator[ir.Value]:
+    for graph in graphs(model):
+        yield from (*graph.inputs, *graph.initializers.values())
+        for node in graph:
+            yield from node.outputs
+
+
+def levels_agree(model: ir.Model) -> bool:
+    """True when ONNX Runtime's optimizer can only move the model's outputs by float32 rounding.
+
+    That is so for float32 models of standard operators: their outputs with the optimizer off stand for both levels.
+    Integer arithmetic is fused into kernels that round elsewhere, and float16 is computed in another precision.
+    """
+    if uses_half(model):
+        return False
+    return not any(
+        _INTEGER_ARITHMETIC.search(node.op_type) or standard_domain(node.domain) not in ("", "ai.onnx.ml")
+        for node in all_nodes(model)
+    )
+
+
+def unpredictable_outputs(model: ir.Model) -> dict[str, str]:
+    """Finds outputs that random numbers flow into, and the operator that draws them.
+
+    Operators with a ``seed`` are predictable: ONNX Runtime starts the same sequence in every session.
+    """
+    drawing_functions = _drawing_functions(model)
+    origin: dict[ir.Value, str] = {}
+    for node in model.graph:
+        source = _draws(node, drawing_functions)
+        inherited = (origin[value] for value in _read(node) if value in origin)
+        source = source or next(inherited, None)
+        if source is not None:
+            origin.update(dict.fromkeys(node.outputs, source))
+    return {value.name or "": origin[value] for value in model.graph.outputs if value in origin}
+
+
+def _read(node: ir.Node) -> Iterator[ir.Value]:
+    """Yields what a node reads, from within its subgraphs, too."""
+    yield from (value for value in node.inputs if value is not None)
+    for inner in subgraphs(node):
+        for inside in inner:
+            yield from _read(inside)
+
+
+def _draws(node: ir.Node, drawing_functions: dict[tuple[str, str], str]) -> str | None:
+    if is_op(node, *_DRAWING):
+        return None if "seed" in node.attributes else f"{node.op_type} '{label(node)}'"
+    if is_op(node, "Dropout") and "seed" not in node.attributes and _may_train(node):
+        return f"Dropout '{label(node)}' in training mode"
+    if (node.domain, node.op_type) in drawing_functions:
+        return drawing_functions[node.domain, node.op_type]
+    return _first_drawing((inside for inner in subgraphs(node) for inside in inner), drawing_functions)
+
+
+def _may_train(node: ir.Node) -> bool:
+    """Dropout drops only when its third input is true; opsets below 12 have no such input and never drop."""
+    if len(node.inputs) < 3 or node.inputs[2] is None:
+        return False
+    mode = constant_value(node.inputs[2])
+    return mode is None or bool(mode)
+
+
+def _first_drawing(nodes: Iterable[ir.Node], functions: dict[tuple[str, str], str]) -> str | None:
+    return next((found for node in nodes if (found := _draws(node, functions)) is not None), None)
+
+
+def _drawing_functions(model: ir.Model) -> dict[tuple[str, str], str]:
+    """Functions whose bodies draw; one that calls a drawing function is found in a later round."""
+    found: dict[tuple[str, str], str] = {}
+    for _ in range(len(model.functions)):
+        size = len(found)
+        for function in model.functions.values():
+            source = _first_drawing(function.graph, found)
+            if source is not None:
+                found[function.domain, function.name] = source
+        if len(found) == size:
+            break
+    return found
