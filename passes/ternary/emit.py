@@ -35,7 +35,7 @@ _INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level; level 0 multiplies floats,
 
 @dataclass
 class Emitter:
-    """Writes ternary layers into one model; equal weights are stored once a graph.
+    """Writes ternary layers into one model; one weight of several layers is stored once a graph.
 
     Args:
         kernel: ``baker`` or ``ort``.
@@ -43,7 +43,7 @@ class Emitter:
 
     model: ir.Model
     kernel: str
-    _stored: dict[tuple[int, str, str, tuple[int, ...]], ir.Value] = field(default_factory=dict)
+    _stored: dict[tuple[int, str, str, str, tuple[int, ...]], ir.Value] = field(default_factory=dict)
 
     def replace(self, layer: Linear, activation: Activation, weight: TernaryWeight, hint: str) -> ir.Node:
         """Puts a ternary layer in place of a linear one and removes what nobody reads any more.
@@ -61,8 +61,10 @@ class Emitter:
         if layer.addend is not None:
             product = emit(before, "Add", [product, layer.addend], name=f"{node.name}_add").outputs[0]
         product.type, product.shape = layer.result.type, layer.result.shape
+        name = layer.result.name
         replace_value(layer.result, product)
         remove_if_dead(layer.result)
+        product.name = name
         self._import(node)
         return node
 
@@ -104,7 +106,7 @@ class Emitter:
     def _store(self, before: ir.Node, hint: str, array: Array) -> ir.Value:
         array = np.ascontiguousarray(array)
         digest = hashlib.sha256(array.data).hexdigest()
-        key = (id(graph_of(before)), digest, array.dtype.str, array.shape)
+        key = (id(graph_of(before)), hint, digest, array.dtype.str, array.shape)
         if key not in self._stored:
             self._stored[key] = constant_before(before, hint, array)
         return self._stored[key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -65,16 +66,12 @@ class Selection:
 
         A model that misses the budget before anything is changed must not get worse.
         """
-        if self.budget is None or self.verifier is None or not self.survey.lossless:
+        before = self._measure([]) if self.survey.lossless and self._blindness() is None else None
+        if before is None or math.isnan(before.value):
             self.plans = list(self.survey.lossless)
             return
-        before = self._measure([])
-        harm_allowed = None if before.met else harm(before)
-        self._search(
-            self.survey.lossless,
-            lambda result: result.met or (harm_allowed is not None and harm(result) <= harm_allowed),
-            "lossless",
-        )
+        allowed = -math.inf if before.met else harm(before)
+        self._search(self.survey.lossless, lambda result: result.met or harm(result) <= allowed, "lossless")
 
     def add_rounded(self, group: int) -> None:
         """Takes layers that may be rounded to ternary on top, or declines them all.
@@ -82,7 +79,9 @@ class Selection:
         Args:
             group: weights along K that share a scale; 0 for one a channel.
         """
-        hindrance = self._hindrance()
+        if not self.survey.others:
+            return
+        hindrance = self._blindness() or self._no_room()
         if hindrance:
             for layer, reason in self.survey.others:
                 self._decline(layer, f"{reason}; {hindrance}", "post-training")
@@ -98,7 +97,7 @@ class Selection:
         kept = list(self.plans)
         choice = Search(candidates, lambda plans: self._measure([*kept, *plans]), holds).run()
         self.plans += choice.chosen
-        for refused, measured in choice.refused:
+        for refused, measured in sorted(choice.refused, key=lambda pair: pair[0].layer.position):
             what = "" if refused.error is None else f" (relative weight error {refused.error:.3f})"
             if measured is None:
                 reason = f"budget {self.budget}: not tried, since others like it found no place{what}"
@@ -114,17 +113,21 @@ class Selection:
         candidate = plan.trial(self.model, plans, self.kernel) if plans else self.model
         return self.verifier.measure(candidate, self.budget)
 
-    def _hindrance(self) -> str | None:
-        """Why no layer is rounded, or None."""
-        if not self.survey.others:
-            return "there is none"
+    def _blindness(self) -> str | None:
+        """Why nothing can be held to a budget, or None."""
         if self.budget is None:
             return "rounding it needs an explicit budget, such as sqnr=20dB"
         if self.verifier is None:
             return f"rounding it under the budget {self.budget} needs feeds to measure with"
+        return None
+
+    def _no_room(self) -> str | None:
+        """Why the budget bears no rounding at all, or None."""
         now = self._measure(self.plans)
         if now.met:
             return None
+        if math.isnan(now.value):
+            return f"rounding it under the budget {self.budget} needs feeds to measure with ({now.detail})"
         return f"the budget {self.budget} has no room for rounding it: {describe(now)} even without"
 
     def _rounded(self, group: int) -> list[Plan]:
