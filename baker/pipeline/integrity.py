@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass
 
 from baker.model.graph import graphs
-from baker.proof.verifier import compare_interfaces
+from baker.proof.interface import compare_interfaces
 
 
 def structural_fault(before: ir.Model, after: ir.Model) -> str | None:

@@ -109,8 +109,8 @@ def test_sole_reader_counts_outputs_and_subgraphs() -> None:
 def test_set_initializer_never_takes_a_name_twice() -> None:
     model = from_text(BRANCHES)
     index_names(model)
-    first, second = (set_initializer(model.graph, "w", seeded(2)) for _ in range(2))
-    assert first.name == "w" and second.name == "w_1"
+    first, second = (set_initializer(model.graph, "weight", seeded(2)) for _ in range(2))
+    assert first.name == "weight" and second.name == "weight_1"
 
 
 def test_label_falls_back_to_the_output() -> None:
