@@ -17,10 +17,16 @@ _MAX_SWEEPS = 64  # a rule set that still changes the model after so many sweeps
 
 
 class Match:
-    """What a rule found: any captures, as attributes. ``Match(conv=conv, weight=w).conv`` is ``conv``."""
+    """What a rule found: any captures, as attributes. ``Match(conv=conv, weight=w).conv`` is ``conv``.
+
+    `Rewrite.check` may add what it computed, for `Rewrite.apply` to use.
+    """
 
     def __init__(self, **captures: Any) -> None:
         self.__dict__.update(captures)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.__dict__[name] = value
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"this match captured no '{name}', only {sorted(self.__dict__)}")

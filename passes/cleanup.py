@@ -1,0 +1,104 @@
+"""Remove what nothing needs: dead nodes, initializers, functions, opset imports."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from baker.model.graph import graphs, label, remove_if_dead, standard_domain, subgraphs
+from baker.pipeline.pass_base import Change, Pass, PassContext, PassResult
+from baker.proof.numerics import Fidelity
+
+_PURE = frozenset({"", "ai.onnx.ml", "com.microsoft"})
+
+
+class Cleanup(Pass):
+    """Remove nodes and initializers that nobody reads, functions that nobody calls, opset imports that nobody uses.
+
+    Shapes: any. Graph inputs and outputs, metadata and doc strings stay as they are, also an input that nobody reads,
+    and so does an initializer that is a graph input: it is part of the signature.
+
+    Formula: none; what is removed is not connected with any output.
+
+    Error: 0.
+
+    Declines: nodes of a domain that baker does not know, whose operators may do more than compute their outputs.
+
+    Source: ONNX IR specification.
+    """
+
+    name = "cleanup"
+    fidelity = Fidelity.EXACT
+
+    def run(self, model: ir.Model, context: PassContext) -> PassResult:
+        """Removes everything that is dead."""
+        return PassResult(model, [*remove_dead(model), *_functions(model), *_opset_imports(model)])
+
+
+def remove_dead(model: ir.Model) -> list[Change]:
+    """Removes nodes whose outputs nobody reads, with what only they needed, and initializers that nobody reads."""
+    changes: list[Change] = []
+    pure = _pure_functions(model)
+    for graph in list(graphs(model)):
+        for node in reversed(list(graph)):
+            if node.graph is graph and _is_dead(node) and _is_pure(node, pure):
+                name, op_type = label(node), node.op_type
+                remove_if_dead(*node.outputs)
+                changes.append(Change("dead-code", name, f"{op_type} removed: nobody reads it"))
+    for graph in graphs(model):
+        for value in list(graph.initializers.values()):
+            if not (value.uses() or value.is_graph_output() or value.is_graph_input()):
+                del graph.initializers[value.name or ""]
+                changes.append(Change("dead-code", value.name or "", "initializer removed: nobody reads it"))
+    return changes
+
+
+def _is_dead(node: ir.Node) -> bool:
+    return bool(node.outputs) and not any(value.uses() or value.is_graph_output() for value in node.outputs)
+
+
+def _is_pure(node: ir.Node, functions: set[ir.OperatorIdentifier]) -> bool:
+    if standard_domain(node.domain) not in _PURE and node.op_identifier() not in functions:
+        return False
+    return all(_is_pure(inner, functions) for graph in subgraphs(node) for inner in graph)
+
+
+def _pure_functions(model: ir.Model) -> set[ir.OperatorIdentifier]:
+    """Local functions that call nothing but known operators and each other."""
+    pure = set(model.functions)
+    while True:
+        bad = {key for key in pure if not all(_is_pure(node, pure) for node in model.functions[key])}
+        if not bad:
+            return pure
+        pure -= bad
+
+
+def _functions(model: ir.Model) -> list[Change]:
+    called: set[ir.OperatorIdentifier] = set()
+    pending = [*model.graph.all_nodes()]
+    while pending:
+        key = pending.pop().op_identifier()
+        if key in model.functions and key not in called:
+            called.add(key)
+            pending += model.functions[key].all_nodes()
+    unused = [key for key in model.functions if key not in called]
+    for key in unused:
+        del model.functions[key]
+    return [
+        Change("unused-function", f"{domain}::{name}", "function removed: nobody calls it")
+        for domain, name, _ in unused
+    ]
+
+
+def _opset_imports(model: ir.Model) -> list[Change]:
+    """Removes imports of other domains; the standard one always stays."""
+    changes: list[Change] = []
+    kept = {"", *(standard_domain(function.domain) for function in model.functions.values())}
+    owners: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for owner in owners:
+        used = {standard_domain(node.domain) for node in owner.all_nodes()}
+        if owner is model.graph:
+            used |= kept
+        for domain in [domain for domain in owner.opset_imports if standard_domain(domain) not in used | {""}]:
+            del owner.opset_imports[domain]
+            changes.append(Change("unused-opset-import", domain, "opset import removed: no node is of this domain"))
+    return changes

@@ -1,0 +1,100 @@
+"""An If whose condition is known: its branch takes its place."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import onnx_ir as ir
+
+from baker.model.graph import (
+    can_replace,
+    emit,
+    graph_of,
+    in_function,
+    is_op,
+    label,
+    remove_if_dead,
+    replace_value,
+    unique_name,
+)
+from baker.passes.fold.analysis import Analysis, scopes
+from baker.passes.fold.evaluate import EvaluationError
+from baker.pipeline.pass_base import Change, Declined
+
+
+def inline_branches(model: ir.Model, analysis: Analysis) -> tuple[list[Change], list[Declined]]:
+    """Replaces every If whose condition is known by the nodes and initializers of the branch that is taken."""
+    changes: list[Change] = []
+    declined: list[Declined] = []
+    names: Counter[str] | None = None
+    for graph, _ in list(scopes(model)):
+        for node in list(graph):
+            if node.graph is not graph or not is_op(node, "If"):
+                continue
+            taken = _taken_branch(node, analysis)
+            if taken is None:
+                continue
+            if in_function(node) and taken.initializers:
+                declined.append(Declined(label(node), "a function body can't hold the branch's initializers", "if"))
+                continue
+            name = label(node)
+            names = names or _count_names(model)
+            _inline(node, taken, names)
+            changes.append(Change("if", name, f"its condition is constant: replaced by '{taken.name}'"))
+    return changes, declined
+
+
+def _taken_branch(node: ir.Node, analysis: Analysis) -> ir.Graph | None:
+    condition = analysis.tensor(node.inputs[0])
+    if condition is None or condition.nbytes != 1:
+        return None
+    try:
+        branch = "then_branch" if bool(condition.array.reshape(-1)[0]) else "else_branch"
+    except EvaluationError:  # reported where the condition itself was to be folded
+        return None
+    attribute = node.attributes.get(branch)
+    return None if attribute is None or attribute.is_ref() else attribute.as_graph()
+
+
+def _inline(node: ir.Node, branch: ir.Graph, names: Counter[str]) -> None:
+    """Moves the branch in front of the If, gives its outputs to the If's readers and removes the If."""
+    outer = graph_of(node)
+    results = list(branch.outputs)
+    branch.outputs.clear()
+    for value in list(branch.initializers.values()):
+        del branch.initializers[value.name or ""]
+        value.name = _outer_name(outer, "value", value.name, names)
+        outer.register_initializer(value)
+    for inner in list(branch):
+        branch.remove(inner)
+        inner.name = _outer_name(outer, "node", inner.name, names)
+        for value in inner.outputs:
+            value.name = _outer_name(outer, "value", value.name, names)
+        outer.insert_before(node, inner)
+    for output, result in zip(node.outputs, results, strict=True):
+        _hand_over(node, output, result)
+    remove_if_dead(*node.outputs)
+
+
+def _outer_name(outer: ir.Graph, kind: str, name: str | None, names: Counter[str]) -> str | None:
+    """The name to have in the outer graph: a new one where a sibling branch uses the same."""
+    return unique_name(outer, name) if name and names[f"{kind} {name}"] > 1 else name
+
+
+def _count_names(model: ir.Model) -> Counter[str]:
+    names: Counter[str] = Counter()
+    for graph, _ in scopes(model):
+        values = [*graph.inputs, *(v for v in graph.initializers.values() if not v.is_graph_input())]
+        values += [value for node in graph for value in node.outputs]
+        names.update(f"value {value.name}" for value in values)
+        names.update(f"node {node.name}" for node in graph)
+    return names
+
+
+def _hand_over(node: ir.Node, output: ir.Value, result: ir.Value) -> None:
+    if can_replace(output, result):
+        replace_value(output, result)
+        return
+    identity = emit(node, "Identity", [result], name=output.name)
+    identity.outputs[0].type, identity.outputs[0].shape = output.type, output.shape
+    replace_value(output, identity.outputs[0])

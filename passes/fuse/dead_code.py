@@ -1,0 +1,24 @@
+"""Nodes and initializers that nobody reads."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from baker.passes.cleanup import remove_dead
+from baker.passes.fuse._rule import GraphRule
+from baker.pipeline.pass_base import Change
+
+
+class DeadCode(GraphRule):
+    """Remove nodes and initializers whose results nobody reads; `cleanup` also removes functions and opset imports.
+
+    Error: 0.
+    Declines: nodes of a domain that baker does not know; initializers that are graph inputs.
+    Source: ONNX IR specification.
+    """
+
+    name = "dead-code"
+
+    def run(self, model: ir.Model) -> list[Change]:
+        """Removes what is dead."""
+        return remove_dead(model)

@@ -1,0 +1,64 @@
+"""Initializers that hold the same tensor."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Hashable
+
+import onnx_ir as ir
+
+from baker.model.graph import subgraphs
+from baker.passes.fuse._rule import GraphRule
+from baker.pipeline.pass_base import Change
+
+
+class DuplicateInitializers(GraphRule):
+    """Let initializers of the same type, shape and bits be one; the first, or the outermost, stays.
+
+    Error: 0.
+    Declines: initializers that are graph inputs or outputs; strings; a tensor whose size no other has is never read.
+    Source: ONNX IR specification, scopes of names.
+    """
+
+    name = "duplicate-initializers"
+
+    def run(self, model: ir.Model) -> list[Change]:
+        """Merges equal initializers of the main graph and of subgraphs."""
+        sizes: Counter[Hashable] = Counter()
+        for graph in model.graphs():
+            sizes.update(_size(value) for value in graph.initializers.values())
+        changes: list[Change] = []
+        for root in (model.graph, *(function.graph for function in model.functions.values())):
+            _visit(root, {}, sizes, changes)
+        return changes
+
+
+def _visit(graph: ir.Graph, outer: dict[Hashable, ir.Value], sizes: Counter[Hashable], changes: list[Change]) -> None:
+    seen = dict(outer)
+    for value in list(graph.initializers.values()):
+        if sizes[_size(value)] < 2 or value.is_graph_input() or value.is_graph_output():
+            continue
+        key = _key(value)
+        first = seen.setdefault(key, value) if key is not None else value
+        if first is not value:
+            value.replace_all_uses_with(first)
+            del graph.initializers[value.name or ""]
+            changes.append(Change(DuplicateInitializers.name, value.name or "", f"the same as '{first.name}'"))
+    for node in graph:
+        for inner in subgraphs(node):
+            _visit(inner, seen, sizes, changes)
+
+
+def _size(value: ir.Value) -> Hashable:
+    tensor = value.const_value
+    return None if tensor is None else (tensor.dtype, tuple(tensor.shape))
+
+
+def _key(value: ir.Value) -> Hashable:
+    tensor = value.const_value
+    if tensor is None or tensor.dtype == ir.DataType.STRING:
+        return None
+    data = tensor.tobytes()
+    digest = data if len(data) <= 64 else hashlib.sha256(data).digest()
+    return tensor.dtype, tuple(tensor.shape), digest

@@ -1,0 +1,41 @@
+"""Relu behind something that is not negative."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from baker.model.graph import attribute, is_op
+from baker.passes.fuse._rule import BypassRule, scalar
+from baker.pipeline.rewrite import Match
+
+_NOT_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Exp", "Abs", "Sqrt")
+
+
+class Relu(BypassRule):
+    """Remove a Relu whose input is never negative.
+
+    Shapes: any.
+
+        Relu(Relu(x)) = Relu(x)      Relu(Sigmoid(x)) = Sigmoid(x)      Relu(Clip(x, 0, h)) = Clip(x, 0, h)
+
+    Error: 0.
+    Declines: it gives a graph output its name and can't take the input over.
+    Source: the ranges of the ONNX operators.
+    """
+
+    anchor = "Relu"
+
+    def match(self, node: ir.Node) -> Match | None:
+        """Finds a Relu behind an operator whose range is known."""
+        source = node.inputs[0]
+        first = None if source is None else source.producer()
+        if source is None or not (is_op(first, *_NOT_NEGATIVE) or (is_op(first, "Clip") and _from_zero(first))):
+            return None
+        return Match(node=node, source=source, why=f"{first.op_type} is never negative")
+
+
+def _from_zero(clip: ir.Node) -> bool:
+    if "min" in clip.attributes:
+        return float(attribute(clip, "min", -1.0)) >= 0
+    low = scalar(clip.inputs[1]) if len(clip.inputs) > 1 else None
+    return low is not None and low >= 0
