@@ -45,7 +45,7 @@ def model_proto(model: ir.Model, tensors: TensorPolicy, names: Mapping[ir.Value,
     _opsets(proto, model.opset_imports)
     _properties(proto, model.metadata_props)
     encoder = _Encoder(tensors, names or {}, is_lowered(model), model.ir_version)
-    encoder.graph(proto.graph, model.graph)
+    encoder.graph(proto.graph, model.graph, nested=False)
     for function in model.functions.values():
         encoder.function(proto.functions.add(), function)
         if model.ir_version < _FUNCTION_VALUE_INFO_SINCE:
@@ -96,7 +96,7 @@ class _Encoder:
     def name(self, value: ir.Value | None) -> str:
         return "" if value is None else self.names.get(value, value.name or "")
 
-    def graph(self, proto: onnx.GraphProto, graph: ir.Graph) -> None:
+    def graph(self, proto: onnx.GraphProto, graph: ir.Graph, *, nested: bool = True) -> None:
         if graph.name:
             proto.name = graph.name
         if graph.doc_string:
@@ -104,7 +104,7 @@ class _Encoder:
         _properties(proto, graph.metadata_props)
         annotated: list[ir.Value] = []
         for value in graph.inputs:
-            self._value(proto.input.add(), value, self._interface_type(value))
+            self._value(proto.input.add(), value, self._interface_type(value, nested=nested))
             annotated.append(value)
         for value in graph.initializers.values():
             if value.const_value is not None:
@@ -120,7 +120,7 @@ class _Encoder:
                     self._value_info(proto, value, self._saved_type(value))
                 annotated.append(value)
         for value in graph.outputs:
-            self._value(proto.output.add(), value, self._interface_type(value))
+            self._value(proto.output.add(), value, self._interface_type(value, nested=nested))
         for value in annotated:
             self._annotation(proto, value)
 
@@ -208,10 +208,10 @@ class _Encoder:
             return None
         return Declaration(value.type, value.shape)
 
-    def _interface_type(self, value: ir.Value) -> Declaration:
+    def _interface_type(self, value: ir.Value, *, nested: bool) -> Declaration:
         """Returns the type of an input or output; a subgraph's may go without one, as in the source."""
         saved = self._saved_type(value)
-        if saved is None and value.meta.get(INVENTED):
+        if saved is None and value.meta.get(INVENTED) and nested:
             return Declaration(None, None)
         return saved or Declaration(value.type, value.shape)
 

@@ -12,6 +12,8 @@ from typing import Any, TypeAlias, TypeGuard
 import numpy as np
 import onnx_ir as ir
 
+from baker.model.marks import DECLARED, INVENTED, RENAMED
+
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 """A numpy array of any shape and type (also ml_dtypes' bfloat16, int4, int2)."""
 
@@ -280,6 +282,10 @@ def replace_value(old: ir.Value, new: ir.Value) -> None:
     old.name = None
     new.name = name
     new.type, new.shape = old.type, old.shape
+    for mark in (DECLARED, INVENTED, RENAMED):  # what is known of the output is known of whoever becomes it
+        new.meta.pop(mark, None)
+        if mark in old.meta:
+            new.meta[mark] = old.meta[mark]
     old.replace_all_uses_with(new, replace_graph_outputs=True)
 
 
