@@ -243,6 +243,19 @@ def _behind(value: ir.Value) -> ir.Value:
     return node.outputs[0]
 
 
+def misfusion(source: ir.Value) -> str | None:
+    """Why a tensor must not be quantized because of what made it (see `Placement.misfused`), or None."""
+    node = source.producer()
+    while node is not None and (saturation(node) is not None or placement_of(node, "same")):
+        above = node.inputs[0]
+        node = None if above is None else above.producer()
+    row = placement_of(node)
+    if node is None or row is None or not row.misfused:
+        return None
+    reason = row.guard(node)
+    return None if reason is None else f"it reads {label(node)}, and {reason}"
+
+
 def saturation(node: ir.Node | None) -> tuple[float, float] | None:
     """The range that a Relu, or a Clip with constant bounds, cuts to when it holds 0; None for anything else."""
     if is_op(node, "Relu"):

@@ -42,6 +42,12 @@ def _values_only(node: ir.Node) -> str | None:
     return None
 
 
+def _all_read(node: ir.Node) -> str | None:
+    if all(value.uses() or value.is_graph_output() for value in node.outputs):
+        return None
+    return "an output that nobody reads keeps ONNX Runtime from splitting integers"
+
+
 @dataclass(frozen=True)
 class Placement:
     """How one operator runs on integers.
@@ -53,6 +59,8 @@ class Placement:
         needs_output: without a QuantizeLinear behind it, ONNX Runtime leaves the operator in float.
         minmax: the result's range is what it is (a Sigmoid's tails carry the meaning): never clip it by MSE.
         guard: why this very node can't, or None.
+        misfused: what the guard refuses is still fused by ONNX Runtime, wrongly, wherever it stands between a
+            DequantizeLinear and a QuantizeLinear: what reads its result must stay in float, too.
     """
 
     role: Role
@@ -60,6 +68,7 @@ class Placement:
     needs_output: bool = True
     minmax: bool = False
     guard: Guard = _anything
+    misfused: bool = False
 
 
 PLACEMENT: dict[str, Placement] = {
@@ -69,7 +78,7 @@ PLACEMENT: dict[str, Placement] = {
     "Add": Placement("arithmetic", data=None),
     "Mul": Placement("arithmetic", data=None),
     "Concat": Placement("arithmetic", data=None),
-    "AveragePool": Placement("arithmetic", guard=_averages),
+    "AveragePool": Placement("arithmetic", guard=_averages, misfused=True),
     "GlobalAveragePool": Placement("arithmetic"),
     "LeakyRelu": Placement("arithmetic"),
     "Sigmoid": Placement("arithmetic", minmax=True),
@@ -78,10 +87,11 @@ PLACEMENT: dict[str, Placement] = {
     **dict.fromkeys(
         (
             "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Tile",
-            "Gather", "GatherElements", "Slice", "Split", "DepthToSpace", "Identity",
+            "Gather", "GatherElements", "Slice", "DepthToSpace", "Identity",
         ),
         Placement("same"),
     ),
+    "Split": Placement("same", guard=_all_read),
 }  # fmt: skip
 """Operators of the default domain that run on integers."""
 

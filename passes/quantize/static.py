@@ -12,7 +12,7 @@ from baker.passes.quantize.built import Built
 from baker.passes.quantize.calibrate import observe
 from baker.passes.quantize.emit import emit_static
 from baker.passes.quantize.histogram import RangeMethod
-from baker.passes.quantize.layers import Layer, find_layers
+from baker.passes.quantize.layers import Layer, find_layers, misfusion
 from baker.passes.quantize.placement import placement_of
 from baker.passes.quantize.plan import Plan, make_plan
 from baker.pipeline.pass_base import Declined, PassContext
@@ -85,6 +85,9 @@ class StaticInt8:
     def _unfit(self, layer: Layer, graph: ir.Graph) -> str | None:
         if layer.node.graph is not graph:
             return "stands in a subgraph or function, where activations can't be observed; 'mode=dynamic' needs no data"
+        reason = misfusion(layer.source)
+        if reason is not None:
+            return reason
         touched = [layer.source, layer.result] if layer.needs_output else [layer.source]
         for value in touched:
             if value.name in self.unusable:
