@@ -83,4 +83,11 @@ def _qualified(domain: str, op: str) -> str:
 
 def _typed(value: ir.Value) -> str:
     kind = value.dtype.name.lower() if value.dtype is not None else str(value.type)
-    return f"{kind} {list(value.shape) if value.shape is not None else 'of unknown rank'}"
+    if value.shape is None:
+        return f"{kind}, rank unknown"
+    return f"{kind} [{', '.join('?' if is_unknown(dim) else str(dim) for dim in value.shape)}]"
+
+
+def is_unknown(dim: int | ir.SymbolicDim) -> bool:
+    """Whether a dim has neither a size nor a name."""
+    return not isinstance(dim, int) and dim.value is None

@@ -81,8 +81,9 @@ class Timing:
         self.last = now
 
     def before(self, pass_: Pass) -> None:
-        """What is not inside a pass belongs to the stage before it."""
-        self.lap("between passes" if self.stages else "read and prepare")
+        """What comes before the first pass is a stage of its own."""
+        if not self.stages:
+            self.lap("read and prepare")
 
     def after(self, record: PassRecord, model: ir.Model) -> None:
         """A pass with its checks."""

@@ -200,6 +200,8 @@ def _check_print_after(request: Request, pipeline: Pipeline) -> None:
 def _print(request: Request, report: Report, paths: Paths, *, written: bool) -> None:
     if request.as_json:
         click.echo(report.to_json(), nl=False)
+        for warning in () if request.quiet else report.warnings():  # the table would have shown them
+            note(f"warning: {warning}")
     elif not request.quiet:
         colored = sys.stdout.isatty()
         click.echo(report.table(width=width(), verbose=request.verbose > 0, color=colored), nl=False)

@@ -64,11 +64,16 @@ def description(cls: type[Pass], origin: str) -> dict[str, Any]:
 
 
 def listing(entries: list[dict[str, Any]]) -> str:
-    """One line a pass, as wide as the terminal."""
+    """One line a pass, as wide as the terminal; onnx-ir's own, whose names are long, in a block of their own."""
+    own = [entry for entry in entries if not entry["name"].startswith("onnx_ir.")]
+    blocks = [own, [entry for entry in entries if entry not in own]]
+    return "\n\n".join("\n".join(_lines(block)) for block in blocks if block)
+
+
+def _lines(entries: list[dict[str, Any]]) -> list[str]:
     first = max(len(entry["name"]) for entry in entries) + 2
     room = width() - first - 10
-    lines = [f"{e['name']:{first}}{e['fidelity']:10}{_fit(e['summary'], room)}" for e in entries]
-    return "\n".join(printable(line) for line in lines)
+    return [printable(f"{e['name']:{first}}{e['fidelity']:10}{_fit(e['summary'], room)}") for e in entries]
 
 
 def in_full(entry: dict[str, Any]) -> str:

@@ -123,6 +123,11 @@ class Report:
             lines.append(f"result: {self.verification.gate}")
         return lines
 
+    def warnings(self) -> list[str]:
+        """What must be heard although nothing failed, one line each."""
+        lines = [f"{record.name}: {warning}" for record in self.passes for warning in record.warnings]
+        return lines + list(self.verification.warnings)
+
     def to_dict(self) -> dict[str, Any]:
         """The report as plain dicts, lists, strings and finite numbers."""
         head = {"schema": SCHEMA, "baker": self.environment.get("baker-opt", "unknown")}
