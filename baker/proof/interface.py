@@ -75,7 +75,8 @@ def dims_of(shape: ir.Shape | None) -> _Dims:
 
 
 def _show(type_: str, dims: _Dims) -> str:
-    return type_ if dims is None else f"{type_} ({', '.join('?' if dim is None else str(dim) for dim in dims)})"
+    shown = type_.lower()
+    return shown if dims is None else f"{shown} ({', '.join('?' if dim is None else str(dim) for dim in dims)})"
 
 
 def foreign_ops(model: ir.Model) -> list[str]:
@@ -139,6 +140,6 @@ def _check_array(value: ir.Value, item: object, where: str) -> Array:
         )
     if not fits:
         found = f"{array.dtype} ({', '.join(map(str, array.shape))})"
-        wanted = _show(expected.name.lower(), dims)
+        wanted = _show(expected.name, dims)
         raise UsageError(f"{where}: input '{value.name}' must be {wanted}, found {found}.")
     return array

@@ -32,7 +32,7 @@ SIZES = (1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512, 576)
 SEARCH_SECONDS = 10.0
 SLOW_RUN_SECONDS = 0.5
 """A second size is only used where a run takes no longer than this."""
-MAX_ELEMENTS = 2**24
+MAX_ELEMENTS = 2**21
 """No input is made larger than this."""
 
 

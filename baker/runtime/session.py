@@ -144,7 +144,7 @@ def optimized_graph(
         return onnx.load(path, load_external_data=weights)
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """Returns an ONNX Runtime message without its prefix and line breaks, at most 300 characters."""
     text = " ".join(str(error).split())
     if text.startswith("[ONNXRuntimeError] : "):
@@ -217,7 +217,20 @@ def _pack(model: Source, *, hand_over: bool) -> _Packed:
 
 
 def _pack_ir(model: ir.Model, hand_over: bool) -> _Packed:
-    packed = _Packed(b"", _what(model.graph.name))
+    what = _what(model.graph.name)
+    try:
+        return _strip_and_serialize(model, hand_over, what)
+    except (RuntimeError, TypeError, ValueError) as error:  # what onnx_ir raises for a model that is not whole
+        raise ModelError(f"{what} can't be serialized: {one_line(_root(error))}") from error
+
+
+def _root(error: BaseException) -> BaseException:
+    """What started a chain of exceptions; onnx_ir adds one for each level of the graph."""
+    return error if error.__cause__ is None else _root(error.__cause__)
+
+
+def _strip_and_serialize(model: ir.Model, hand_over: bool, what: str) -> _Packed:
+    packed = _Packed(b"", what)
     stripped = model.clone()
     for value in list(stripped.graph.initializers.values()) if hand_over else []:
         tensor = value.const_value
