@@ -101,7 +101,7 @@ def _static_outputs(model: ir.Model) -> Iterator[tuple[ir.Node, ir.DataType, tup
 
 
 def _check_size(node: ir.Node, dtype: ir.DataType, dims: tuple[int, ...]) -> None:
-    if dtype == ir.DataType.STRING or any(dim < 0 for dim in dims):
+    if dtype in (ir.DataType.STRING, ir.DataType.UNDEFINED) or any(dim < 0 for dim in dims):
         return
     size = tensor_nbytes(dtype, dims)
     if size > MAX_TENSOR_BYTES:

@@ -130,8 +130,11 @@ def _set_type(value: ir.Value, proto: onnx.TypeProto) -> None:
         return
     if kind == "tensor_type" and proto.tensor_type.elem_type == onnx.TensorProto.UNDEFINED:
         return
-    found = ir.serde.deserialize_type_proto_for_type(proto)
-    shape = ir.serde.deserialize_type_proto_for_shape(proto)
+    try:
+        found = ir.serde.deserialize_type_proto_for_type(proto)
+        shape = ir.serde.deserialize_type_proto_for_shape(proto)
+    except ir.serde.SerdeError:
+        return  # a map somewhere in it, which onnx_ir has no type for: as good as unknown
     if found is not None:
         value.type = found
     if shape is not None:
