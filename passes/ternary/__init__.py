@@ -59,7 +59,7 @@ class Ternary(LossyPass):
         selection = Selection(model, survey, self.kernel, self._limit(context), context.verifier)
         selection.keep_lossless()
         selection.add_rounded(self.group)
-        changes = plan.carry_out(model, selection.plans, self.kernel)
+        changes = plan.carry_out(model, selection.plans, self.kernel, context.checkpoint)
         for text in selection.warnings:
             _logger.warning(text)
         return PassResult(model, changes, survey.declined, selection.warnings)

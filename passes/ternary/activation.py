@@ -67,7 +67,7 @@ def resolve(value: ir.Value, depth: int, evaluator: Evaluator) -> Activation:
     """
     plain = without_qdq(value)
     for source in _candidates(plain):
-        if _quantizes_rows(plain, source, depth, evaluator):
+        if source.dtype in (None, ir.DataType.FLOAT) and _quantizes_rows(plain, source, depth, evaluator):
             return Activation(plain, source)
     return Activation(plain, plain)
 

@@ -49,6 +49,8 @@ class Linear:
             return f"weight '{self.weight.name}' can't be computed ahead"
         if stored.ndim != 2:
             return f"weight '{self.weight.name}' has {stored.ndim} axes {stored.shape}; a linear layer's has two"
+        if stored.size == 0:
+            return f"weight '{self.weight.name}' {stored.shape} holds nothing"
         matrix = stored if self.transposed else stored.T
         if self.weight_zero is not None:
             matrix = matrix.astype(np.int32) - self.weight_zero.reshape(-1, 1)

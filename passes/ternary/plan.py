@@ -6,7 +6,7 @@ budget tries plans on clones.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -125,8 +125,17 @@ def _checked(plan: Plan, kernel: str) -> Plan | str:
     return plan
 
 
-def carry_out(model: ir.Model, plans: Iterable[Plan], kernel: str) -> list[Change]:
-    """Changes the model as planned; plans of the same model or of one that it is a clone of."""
+def carry_out(
+    model: ir.Model,
+    plans: Iterable[Plan],
+    kernel: str,
+    checkpoint: Callable[[ir.Model, Change], None] | None = None,
+) -> list[Change]:
+    """Changes the model as planned; plans of the same model or of one that it is a clone of.
+
+    Args:
+        checkpoint: called after each change.
+    """
     nodes = list(all_nodes(model))
     evaluator, emitter = Evaluator(model), Emitter(model, kernel)
     changes = []
@@ -142,6 +151,8 @@ def carry_out(model: ir.Model, plans: Iterable[Plan], kernel: str) -> list[Chang
         if new.name and node.graph is None:
             new.name = _original(node.name or new.name)  # the layer goes on under the name its user knows
         changes.append(_change(plan, name, node.op_type, new.op_type, activation.quantized))
+        if checkpoint is not None:
+            checkpoint(model, changes[-1])
     return changes
 
 

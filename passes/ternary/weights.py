@@ -76,22 +76,17 @@ def lossless(weight: Array) -> TernaryWeight | str:
     Args:
         weight: float32 [N, K].
     """
-    if not np.isfinite(weight).all():
+    extremes = _Extremes.of(weight)
+    if not np.isfinite(extremes.top).all():
         return "a weight is NaN or infinite"
-    magnitude = np.abs(weight)
-    codes = np.sign(weight).astype(np.int8)
-    for by_group in (magnitude.reshape(1, -1), magnitude):
-        scale = _shared(by_group)
-        if scale is not None:
-            return TernaryWeight(codes, scale)
-    blocks = _shared(_blocked(magnitude, GROUP_STEP), unused=0.0)
-    if blocks is None:
-        return _why_not(magnitude)
-    for group in _candidate_groups(blocks):
-        scale = _shared(_blocked(magnitude, group))
-        if scale is not None:
-            return TernaryWeight(codes, scale, group)
-    raise AssertionError("groups of 16 hold, so the last candidate does")
+    if not extremes.uniform().all():
+        return _why_not(extremes)
+    whole, channels = extremes.overall(), extremes.merged(extremes.top.shape[1])
+    for wide in (whole, channels):
+        if wide.uniform().all():
+            return TernaryWeight(_signs(weight), wide.scale().reshape(-1))
+    group = extremes.widest_group()
+    return TernaryWeight(_signs(weight), extremes.merged(group // GROUP_STEP).scale(), group)
 
 
 def nearest(weight: Array, group: int) -> TernaryWeight:
@@ -112,7 +107,7 @@ def nearest(weight: Array, group: int) -> TernaryWeight:
     for rows in _row_blocks(channels, depth):
         kept, scale[rows] = _nearest_in(_blocked(np.abs(weight[rows]), width))
         mask = kept.reshape(kept.shape[0], -1)[:, :depth]
-        codes[rows] = np.sign(weight[rows]).astype(np.int8) * mask
+        codes[rows] = _signs(weight[rows]) * mask
     return TernaryWeight(codes, scale, width) if width < depth else TernaryWeight(codes, scale.reshape(-1))
 
 
@@ -122,45 +117,86 @@ def relative_error(weight: Array, ternary: TernaryWeight) -> float:
     return float(np.linalg.norm(weight.astype(np.float64) - ternary.dequantized())) / norm if norm else 0.0
 
 
-def _shared(magnitude: Array, unused: float = 1.0) -> Array | None:
-    """The one non-zero magnitude along the last axis, float32, if there is but one; ``unused`` where all are zero."""
-    top = magnitude.max(axis=-1)
-    low = np.where(magnitude > 0, magnitude, np.inf).min(axis=-1)
-    if (low < top * (1.0 - TOLERANCE)).any():
-        return None
-    total = magnitude.sum(axis=-1, dtype=np.float64)  # exact for up to 2^29 equal float32, so the mean is s itself
-    count = np.count_nonzero(magnitude, axis=-1)
-    return np.where(count > 0, total / np.maximum(count, 1), unused).astype(np.float32)
+@dataclass(frozen=True)
+class _Extremes:
+    """The largest and the smallest non-zero magnitude of scale groups; 0 and infinity where all weights are zero.
+
+    Attributes:
+        top: float32 [N, groups].
+        low: float32 [N, groups].
+    """
+
+    top: Array
+    low: Array
+
+    @classmethod
+    def of(cls, weight: Array) -> _Extremes:
+        """Of every 16 weights of a matrix [N, K] along K."""
+        channels, depth = weight.shape
+        top = np.empty((channels, -(-depth // GROUP_STEP)), np.float32)
+        low = np.empty_like(top)
+        for rows in _row_blocks(channels, depth):
+            magnitude = _blocked(np.abs(weight[rows]), GROUP_STEP)
+            top[rows] = magnitude.max(axis=-1)
+            low[rows] = np.where(magnitude > 0, magnitude, np.inf).min(axis=-1)
+        return cls(top, low)
+
+    def overall(self) -> _Extremes:
+        """Of the whole matrix, [1, 1]."""
+        return _Extremes(self.top.max(keepdims=True), self.low.min(keepdims=True))
+
+    def merged(self, count: int) -> _Extremes:
+        """Of ``count`` groups of a channel each."""
+        channels, groups = self.top.shape
+        padding = ((0, 0), (0, -groups % count))
+        top = np.pad(self.top, padding).reshape(channels, -1, count)
+        low = np.pad(self.low, padding, constant_values=np.inf).reshape(channels, -1, count)
+        return _Extremes(top.max(axis=-1), low.min(axis=-1))
+
+    def uniform(self) -> Array:
+        """Which groups hold one magnitude, but for rounding, besides zero."""
+        return np.asarray(self.low >= self.top * (1.0 - TOLERANCE))
+
+    def scale(self) -> Array:
+        """The magnitude of each uniform group, float32; 1 where all weights are zero."""
+        middle = (self.top.astype(np.float64) + self.low) / 2
+        return np.where(self.top > 0, middle, 1.0).astype(np.float32)
+
+    def widest_group(self) -> int:
+        """The largest group size in weights that leaves every group uniform, given that 16 does.
+
+        One channel with more than one scale rules most sizes out at little cost; the rest is tried on all of them.
+        """
+        mixed = np.flatnonzero(~self.merged(self.top.shape[1]).uniform())
+        channel = int(mixed[0]) if mixed.size else 0
+        one = _Extremes(self.top[channel : channel + 1], self.low[channel : channel + 1])
+        for count in range(self.top.shape[1], 1, -1):
+            if one.merged(count).uniform().all() and self.merged(count).uniform().all():
+                return count * GROUP_STEP
+        return GROUP_STEP
+
+
+def _why_not(extremes: _Extremes) -> str:
+    channels = extremes.merged(extremes.top.shape[1])
+    mixed = np.flatnonzero(~channels.uniform())
+    worst = int(mixed[0])
+    low, top = channels.low[worst, 0], channels.top[worst, 0]
+    return (
+        f"the weights are not ternary: {mixed.size} of {extremes.top.shape[0]} output channels hold more than one "
+        f"magnitude (channel {worst}: {low:.4g} to {top:.4g})"
+    )
+
+
+def _signs(weight: Array) -> Array:
+    """-1, 0 or +1 for every weight, int8."""
+    return (weight > 0).view(np.int8) - (weight < 0).view(np.int8)
 
 
 def _blocked(matrix: Array, width: int) -> Array:
     """[N, K] -> [N, ceil(K / width), width], padded with zeros."""
     channels, depth = matrix.shape
-    padded = np.pad(matrix, ((0, 0), (0, -depth % width)))
+    padded = np.pad(matrix, ((0, 0), (0, -depth % width))) if depth % width else matrix
     return padded.reshape(channels, -1, width)
-
-
-def _candidate_groups(blocks: Array) -> Iterator[int]:
-    """Group sizes, the largest first, that the first channel with more than one scale allows.
-
-    ``blocks``: the scale of every 16 weights [N, ceil(K / 16)], 0 where all of them are zero. One channel rules most
-    sizes out at little cost; the caller checks the rest on the whole matrix.
-    """
-    mixed = next((row for row in blocks if _shared(row) is None), blocks[0])
-    for count in range(blocks.shape[1] - 1, 0, -1):
-        if _shared(_blocked(mixed[None], count)) is not None:
-            yield count * GROUP_STEP
-
-
-def _why_not(magnitude: Array) -> str:
-    top = magnitude.max(axis=1)
-    low = np.where(magnitude > 0, magnitude, np.inf).min(axis=1)
-    mixed = np.flatnonzero(low < top * (1.0 - TOLERANCE))
-    worst = int(mixed[0])
-    return (
-        f"the weights are not ternary: {mixed.size} of {magnitude.shape[0]} output channels hold more than one "
-        f"magnitude (channel {worst}: {low[worst]:.4g} to {top[worst]:.4g})"
-    )
 
 
 def _nearest_in(magnitude: Array) -> tuple[Array, Array]:

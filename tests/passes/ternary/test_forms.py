@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ml_dtypes
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from ternary_tools import (
@@ -19,6 +20,11 @@ from ternary_tools import (
     ternary,
     weight_bytes,
 )
+
+from baker.model.graph import index_names
+from baker.pipeline.pass_base import PassContext
+from baker.runtime.session import run as run_session
+from baker.runtime.session import session
 
 K, N = 96, 10
 PER_TENSOR = np.array(0.0625 + 2**-12, np.float32)  # also a float16
@@ -379,6 +385,117 @@ def test_the_node_keeps_its_name_and_the_change_says_what_happened():
         "activations become int8, a scale a row; 3840 -> 280 bytes"
     )
     assert next(iter(model.graph)).name == "MatMul_0"
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_integers_scaled_back_after_the_product_stay_exact(rows: int):
+    """As transformers writes BitLinear: packed codes unpacked in the graph, int8 activations, scales applied last."""
+    sketch = Sketch(("batch", K))
+    t = codes(K, 12)
+    packed = sum((t[:, i::4].T + 1).astype(np.uint8) << np.uint8(2 * i) for i in range(4))
+    stored, three = sketch.weight(packed), sketch.constant(3, np.uint8)
+    planes = []
+    for i in range(4):
+        shifted = sketch.op("BitShift", stored, sketch.constant(2 * i, np.uint8), direction="RIGHT")
+        planes.append(sketch.op("Unsqueeze", sketch.op("BitwiseAnd", shifted, three), sketch.constant([1], np.int64)))
+    stacked = sketch.op("Reshape", sketch.op("Concat", *planes, axis=1), sketch.constant([12, K], np.int64))
+    unit = sketch.op("Sub", sketch.op("Cast", stacked, to=1), sketch.constant(1.0))
+    absmax = sketch.op("ReduceMax", sketch.op("Abs", sketch.x), sketch.constant([-1], np.int64))
+    scale = sketch.op("Div", sketch.constant(127.0), sketch.op("Clip", absmax, sketch.constant(1e-5)))
+    q = sketch.op("Cast", sketch.op("Round", sketch.op("Mul", sketch.x, scale)), to=3)
+    product = sketch.op("MatMul", sketch.op("Cast", q, to=1), sketch.op("Transpose", unit, perm=[1, 0]))
+    model = sketch.model(sketch.op("Div", product, sketch.op("Mul", scale, sketch.constant(12.5))))
+    (before,), (after,) = converted(model, x_of(rows, K))
+    assert "MatMul" not in ops(model)
+    assert ops(model).count("TernaryMatMul") == 1
+    assert weight_bytes(model) <= 12 * K // 4 + 8
+    np.testing.assert_allclose(after, before, atol=1e-5)
+
+
+def test_every_change_is_a_checkpoint():
+    sketch = Sketch(("batch", K))
+    heads = [sketch.op("MatMul", sketch.x, sketch.weight(codes(K, N, seed) * PER_TENSOR)) for seed in range(3)]
+    model, seen = sketch.model(*heads), []
+    context = PassContext(checkpoint=lambda model, change: seen.append((change, ops(model).count("TernaryMatMul"))))
+    result = ternary(model, context)
+    assert seen == list(zip(result.changes, (1, 2, 3), strict=True))
+
+
+BRANCHES = """
+<ir_version: 10, opset_import: ["" : 21]>
+branches (float[batch, 96] x, bool wide) => (float[batch, 10] y) {
+    y = If (wide) <
+        then_branch = first () => (float[batch, 10] a) { a = MatMul (x, outer) },
+        else_branch = second () => (float[batch, 10] b) {
+            turned = Transpose <perm = [1, 0]> (inner)
+            p = MatMul (x, turned)
+            b = Add (p, bias)
+        }
+    >
+}
+"""
+
+CALLED = """
+<ir_version: 10, opset_import: ["" : 21, "local" : 1]>
+caller (float[batch, 96] x) => (float[batch, 10] y) {
+    y = local.linear (x)
+}
+<domain: "local", opset_import: ["" : 21]>
+linear (x) => (y) {
+    y = MatMul (x, weight)
+}
+"""
+
+
+def test_branches_of_an_if():
+    proto = onnx.parser.parse_model(BRANCHES)
+    tensors = {"outer": codes(K, N) * PER_TENSOR, "inner": codes(K, N, 1).T * PER_TENSOR, "bias": x_of(N)}
+    for name, array in tensors.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
+    model = ir.from_proto(proto)
+    feeds = [{"x": x_of(3, K), "wide": np.array(wide)} for wide in (True, False)]
+    before = [run_session(session(model, threads=1), feed)["y"] for feed in feeds]
+    index_names(model)
+    assert len(ternary(model).changes) == 2
+    assert sorted(ops(model)) == ["If", "TernaryMatMul", "TernaryMatMul"]
+    for feed, expected in zip(feeds, before, strict=True):
+        found = run_session(session(model, threads=1), feed)["y"]
+        assert (np.abs(found - expected) <= activation_bound(feed["x"], codes(K, N) * PER_TENSOR) * 1.5).all()
+
+
+def test_the_body_of_a_local_function():
+    proto = onnx.parser.parse_model(CALLED)
+    weight = onnx.helper.make_node(
+        "Constant", [], ["weight"], value=onnx.numpy_helper.from_array(codes(K, N) * PER_TENSOR)
+    )
+    proto.functions[0].node.insert(0, weight)
+    model = ir.from_proto(proto)
+    feed = {"x": x_of(3, K)}
+    before = run_session(session(model, threads=1), feed)["y"]
+    index_names(model)
+    assert len(ternary(model).changes) == 1
+    (function,) = model.functions.values()
+    assert function.opset_imports["ai.baker"] == 1
+    assert [node.op_type for node in function] == ["Constant", "Constant", "TernaryMatMul"]
+    found = run_session(session(model, threads=1), feed)["y"]
+    assert (np.abs(found - before) <= activation_bound(feed["x"], codes(K, N) * PER_TENSOR)).all()
+
+
+@pytest.mark.parametrize("kernel", ["baker", "ort"])
+def test_one_row_without_a_batch(kernel: str):
+    sketch = Sketch((K,))
+    model = sketch.model(sketch.op("MatMul", sketch.x, sketch.weight(codes(K, N) * PER_TENSOR)))
+    x = x_of(K)
+    (before,), (after,) = converted(model, x, kernel=kernel)
+    assert after.shape == (N,)
+    assert (np.abs(after - before) <= activation_bound(x, codes(K, N) * PER_TENSOR)).all()
+
+
+def test_a_batch_of_nothing():
+    sketch = Sketch(("batch", K))
+    model = sketch.model(sketch.op("MatMul", quantized_rows(sketch, sketch.x), sketch.weight(codes(K, N) * PER_TENSOR)))
+    ternary(model)
+    assert outputs(model, np.zeros((0, K), np.float32))[0].shape == (0, N)
 
 
 @pytest.mark.parametrize("seed", range(60))

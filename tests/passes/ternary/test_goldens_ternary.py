@@ -10,13 +10,15 @@ import onnxruntime as ort
 import pytest
 from ternary_tools import ops, weight_bytes
 
-from baker.model.graph import index_names
+from baker.model.graph import index_names, label
 from baker.model.lower import lower
 from baker.passes.cleanup import Cleanup
 from baker.passes.fuse import Fuse
 from baker.passes.quantize import Quantize
 from baker.passes.ternary import Ternary
 from baker.pipeline.pass_base import Pass, PassContext, PassResult
+from baker.proof.budget import Budget
+from baker.proof.verifier import Verifier
 from baker.runtime.audit import audit_kernels
 from baker.runtime.session import run as run_session
 from baker.runtime.session import session
@@ -67,8 +69,10 @@ PIPELINES: dict[str, list[Pass]] = {
 }
 
 
-@pytest.mark.parametrize("calibrated", [False, True], ids=["uncalibrated", "calibrated"])
-@pytest.mark.parametrize("pipeline", PIPELINES)
+RUNS = [(name, calibrated) for name in PIPELINES for calibrated in (False, True) if "quantize" in name or not calibrated]
+
+
+@pytest.mark.parametrize(("pipeline", "calibrated"), RUNS)
 @pytest.mark.parametrize("name", MLPS + TRANSFORMERS)
 def test_every_ternary_linear_is_converted(name: str, pipeline: str, calibrated: bool):
     golden = golden_tools.load(name)
@@ -155,6 +159,27 @@ def test_a_float_network_gets_no_ternary():
     layers = [node for node in model.graph if node.op_type in ("Conv", "Gemm", "MatMul")]
     assert len(reasons) == len(layers)
     assert "TernaryMatMul" not in ops(model)
+
+
+@pytest.mark.parametrize("budget", ["sqnr=3dB", "sqnr=8dB", "sqnr=60dB", "top1=0.95"])
+def test_a_float_network_under_a_budget(budget: str):
+    golden = golden_tools.load("digits_cnn")
+    model = lower(golden.model)
+    verifier = Verifier(model.clone(), golden.feeds, threads=1)
+    apply(model, [Fuse(), Quantize()], golden.feeds)
+    layers = sorted(label(node) for node in model.graph if node.op_type in ("Conv", "Gemm", "MatMul"))
+    met = verifier.measure(model, Budget.parse(budget)).met
+    index_names(model)
+    result = Ternary(budget=budget).run(model, PassContext(verifier=verifier))
+    assert sorted([entry.node for entry in (*result.changes, *result.declined)]) == layers
+    assert verifier.measure(model, Budget.parse(budget)).met == met
+    assert all(change.rule == "post-training" for change in result.changes)
+    assert bool(result.warnings) == bool(result.changes)
+    assert ops(model).count("TernaryMatMul") == len(result.changes)
+    if budget == "sqnr=3dB":
+        assert result.changes
+    if budget == "sqnr=60dB":
+        assert not result.changes
 
 
 @pytest.mark.parametrize("name", MLPS + TRANSFORMERS)
