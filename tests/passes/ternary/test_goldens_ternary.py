@@ -69,7 +69,7 @@ PIPELINES: dict[str, list[Pass]] = {
 }
 
 
-RUNS = [(name, calibrated) for name in PIPELINES for calibrated in (False, True) if "quantize" in name or not calibrated]
+RUNS = [(name, data) for name in PIPELINES for data in (False, True) if "quantize" in name or not data]
 
 
 @pytest.mark.parametrize(("pipeline", "calibrated"), RUNS)
