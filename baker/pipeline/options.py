@@ -133,7 +133,8 @@ def parse_options(cls: Callable[..., T], raw: Mapping[str, RawValue], text: str 
         return cls(**values)
     except (ValueError, OptionError) as error:
         culprit = next((value.at for name, value in written.items() if name in str(error)), at)
-        raise _error(text, culprit, f"{_owner(owner)}: {error}") from error
+        message = str(error).removeprefix(f"{_owner(owner)}: ")
+        raise _error(text, culprit, f"{_owner(owner)}: {message}") from error
 
 
 def format_options(instance: Any) -> str:

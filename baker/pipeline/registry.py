@@ -29,7 +29,7 @@ import onnx_ir as ir
 from baker.errors import UnknownPassError, UsageError, suggest
 from baker.pipeline.foreign import ONNX_IR, adapt, foreign_names, load_foreign
 from baker.pipeline.pass_base import Pass
-from baker.pipeline.text import COMBINATORS
+from baker.pipeline.text import COMBINATORS, NAME
 
 PACKAGE = "baker.passes"
 GROUP = "baker.passes"
@@ -109,8 +109,8 @@ class Registry:
 
     def register(self, cls: type[Pass], origin: Origin) -> None:
         """Makes a pass class known by its name; UsageError where another origin has it already."""
-        if cls.name in COMBINATORS:
-            raise UsageError(f"{origin}: no pass can be called '{cls.name}', that is a word of the pipeline text.")
+        if cls.name in COMBINATORS or not NAME.fullmatch(cls.name):
+            raise UsageError(f"{origin}: no pass can be called '{cls.name}': the pipeline text reads it otherwise.")
         taken = [other for other in self.origins().get(cls.name, ()) if other != origin]
         if taken:
             raise _clash(cls.name, *taken, origin)

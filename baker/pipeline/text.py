@@ -35,7 +35,9 @@ PRESETS = {
 MAX_DEPTH = 32
 """How deep groups may be nested; deeper text is a mistake, or an attack on the recursion."""
 
-_NAME = re.compile(r"[A-Za-z_][\w.-]*")
+NAME = re.compile(r"[A-Za-z_][\w.-]*")
+"""What a pass, an option, or a preset can be called."""
+
 T = TypeVar("T")
 
 
@@ -199,7 +201,7 @@ class _Parser:
         return PipelineError(self.text, self.at if at is None else at, message)
 
     def word(self, what: str) -> str:
-        match = _NAME.match(self.text, self.at)
+        match = NAME.match(self.text, self.at)
         if match is None:
             found = f"'{self.peek()}'" if self.peek() else "the end"
             raise self.error(f"expected {what}, found {found}")

@@ -188,7 +188,7 @@ def test_passes_are_listed_and_described(folder):
     listed = CliRunner().invoke(opt, ["--list-passes", "--load", "passes.py"])
     assert listed.exit_code == 0
     names = [line.split()[0] for line in listed.stdout.splitlines() if line]
-    assert {"fold", "fuse", "cleanup", "quantize", "ternary", "worse", "onnx_ir.Inline"} <= set(names)
+    assert {"fold", "fuse", "cleanup", "quantize", "ternary", "verify", "worse", "onnx_ir.Inline"} <= set(names)
     assert "broken" not in listed.stdout
     described = CliRunner().invoke(opt, ["--describe", "worse", "--load", "passes.py"])
     assert described.stdout == (
@@ -250,19 +250,43 @@ REFUSED = {
 }
 
 
+AS_A_PROCESS = ("unknown pass", "unknown option", "wrong type", "missing file", "not an ONNX file", "truncated",
+                "data outside")  # fmt: skip
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_refusals_end_with_their_code_one_message_and_nothing_written(folder, case):
     prepare, arguments, code, message = REFUSED[case]
     prepare(folder)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = contents(folder)
+    done = CliRunner().invoke(opt, arguments, prog_name="baker-opt")
+    assert done.exit_code == code, done.output
+    assert_one_message(done.stderr, message)
+    assert done.stdout == ""
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("case", AS_A_PROCESS)
+def test_refusals_of_a_real_process(folder, case):
+    prepare, arguments, code, message = REFUSED[case]
+    prepare(folder)
+    before = contents(folder)
     command = [sys.executable, "-m", "baker.cli.opt", *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == code, done.stderr
-    assert message in done.stderr
-    assert done.stderr.lower().count("error:") == 1
-    assert "Traceback" not in done.stderr
+    assert_one_message(done.stderr, message)
     assert done.stdout == ""
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert contents(folder) == before
+
+
+def assert_one_message(stderr: str, message: str) -> None:
+    assert message in stderr
+    assert stderr.lower().count("error:") == 1
+    assert "Traceback" not in stderr
 
 
 def test_two_v_show_the_traceback(folder):

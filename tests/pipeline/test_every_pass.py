@@ -46,7 +46,7 @@ RULES = rules()
 
 
 def test_enough_was_collected():
-    assert {"fold", "fuse", "cleanup", "quantize", "ternary"} <= set(PASSES)
+    assert {"fold", "fuse", "cleanup", "quantize", "ternary", "verify"} <= set(PASSES)
     assert len(RULES) >= 8
     assert len(GOLDENS) >= 20
 

@@ -76,7 +76,7 @@ def package(tmp_path, monkeypatch):
 
 def test_built_in_passes_are_found_by_file_name_without_an_import():
     names = Registry().origins()
-    for name in ("fold", "fuse", "cleanup", "quantize", "ternary"):
+    for name in ("fold", "fuse", "cleanup", "quantize", "ternary", "verify"):
         assert [origin.kind for origin in names[name]] == ["built in"], name
     assert not any(name.startswith("_") for name in names)
 
@@ -158,6 +158,7 @@ def test_a_plain_onnx_ir_pass_in_a_file_is_wrapped(tmp_path):
         ("1 / 0", "running it failed: ZeroDivisionError: division by zero"),
         ("def (", "running it failed: SyntaxError"),
         (GOOD.format(cls="Fix", name="fix"), "no pass can be called 'fix'"),
+        (GOOD.format(cls="Two", name="two words"), "no pass can be called 'two words'"),
         (
             GOOD.format(cls="Fuse", name="fuse"),
             r"'fuse' is claimed by 'built in: baker.passes.fuse' and 'file: .*m.py'",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 import pytest
-from baker.proof.numerics import Fidelity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baker.errors import OptionError, PipelineError, UnknownPassError, UsageError
 from baker.pipeline.pass_base import Pass
 from baker.pipeline.text import PRESETS, Fix, PassItem, Preset, Sequence, Try, parse
+from baker.proof.numerics import Fidelity
 
 
 class Plain(Pass):
@@ -201,14 +201,14 @@ items = st.recursive(
 trees = st.lists(items, max_size=4).map(lambda body: Sequence(tuple(body)))
 
 
-@settings(max_examples=300, derandomize=True, deadline=None)
+@settings(max_examples=120, derandomize=True, deadline=None)
 @given(trees)
 def test_a_pipeline_prints_and_parses_back_to_itself(pipeline):
     assert tree(str(pipeline)) == pipeline
     assert str(tree(str(pipeline))) == str(pipeline)
 
 
-@settings(max_examples=500, derandomize=True, deadline=None)
+@settings(max_examples=300, derandomize=True, deadline=None)
 @given(st.text(st.sampled_from("plainrchfxty(){}[],=@'\" _-.*%1"), max_size=24) | st.text(max_size=12))
 def test_any_text_parses_or_is_refused_with_a_usage_error(text):
     try:
