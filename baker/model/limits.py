@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-
 import onnx_ir as ir
 
 from baker.errors import ModelError, ResourceError
@@ -40,7 +37,7 @@ def _check_fill(node: ir.Node) -> None:
         raise ModelError(f"ConstantOfShape {_shown(node)}: {_listed(dims)} is no shape")
     value = attribute(node, "value", None)
     dtype = ir.DataType.FLOAT if value is None else value.dtype
-    _check_size(node, dtype, tuple(int(dim) for dim in dims.reshape(-1)))
+    check_size(node, dtype, tuple(int(dim) for dim in dims.reshape(-1)))
 
 
 def _check_loop(node: ir.Node) -> None:
@@ -74,33 +71,12 @@ def _is_true(value: ir.Value) -> bool:
     return array is not None and array.size == 1 and bool(array.reshape(-1)[0])
 
 
-def check_sizes(model: ir.Model) -> None:
-    """Looks at every inferred shape, before anything of that size is folded or run.
+def check_size(node: ir.Node, dtype: ir.DataType, dims: tuple[int, ...]) -> None:
+    """Looks at what a node's output takes, before anything of that size is folded or run.
 
     Raises:
-        ResourceError: a node's output takes more than `MAX_TENSOR_BYTES`.
+        ResourceError: more than `MAX_TENSOR_BYTES`.
     """
-    for node, dtype, dims in _static_outputs(model):
-        _check_size(node, dtype, dims)
-
-
-def longest_integer_vector(model: ir.Model) -> int:
-    """Returns the most elements that an integer output of known shape and rank 1 has.
-
-    Shape inference with data propagation keeps each of those elements as a message of its own.
-    """
-    integers = (ir.DataType.INT64, ir.DataType.INT32)
-    return max((math.prod(d) for _, t, d in _static_outputs(model) if t in integers and len(d) <= 1), default=0)
-
-
-def _static_outputs(model: ir.Model) -> Iterator[tuple[ir.Node, ir.DataType, tuple[int, ...]]]:
-    for node in all_nodes(model):
-        for value in node.outputs:
-            if isinstance(value.type, ir.TensorType) and value.shape is not None and value.shape.is_static():
-                yield node, value.type.dtype, value.shape.numpy()
-
-
-def _check_size(node: ir.Node, dtype: ir.DataType, dims: tuple[int, ...]) -> None:
     if dtype in (ir.DataType.STRING, ir.DataType.UNDEFINED) or any(dim < 0 for dim in dims):
         return
     size = tensor_nbytes(dtype, dims)

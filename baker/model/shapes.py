@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,13 +11,15 @@ import onnx_ir as ir
 
 from baker.model.encode import model_proto
 from baker.model.graph import standard_domain
-from baker.model.limits import check_sizes, longest_integer_vector
+from baker.model.limits import check_size
 from baker.model.tensors import header_proto, to_proto
 
 KEPT_BYTES = 4096
 """Constants up to this size stay, for they may be somebody's shape; of larger ones inference sees type and dims."""
 MAX_PROPAGATED = 65_536
 """Elements of an integer vector up to which its contents are followed through the graph."""
+
+_INTEGERS = (ir.DataType.INT64, ir.DataType.INT32)
 
 
 def infer_shapes(model: ir.Model) -> list[str]:
@@ -35,14 +38,11 @@ def infer_shapes(model: ir.Model) -> list[str]:
     inferred = _infer(skeleton, False, notes)
     if inferred is None:
         return notes
-    _apply(model, inferred)
-    check_sizes(model)
-    if longest_integer_vector(model) > MAX_PROPAGATED:
+    if _apply(model, inferred) > MAX_PROPAGATED:
         return [*notes, "shape inference did not follow the contents of vectors, since one is too long"]
     inferred = _infer(skeleton, True, notes)
     if inferred is not None:
         _apply(model, inferred)
-        check_sizes(model)
     return notes
 
 
@@ -106,15 +106,29 @@ def _subgraphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
             yield from attribute.graphs
 
 
-def _apply(model: ir.Model, inferred: onnx.ModelProto) -> None:
-    """Writes inferred types onto the values of main graph and subgraphs, whose names are unique there."""
+def _apply(model: ir.Model, inferred: onnx.ModelProto) -> int:
+    """Writes inferred types onto the values of main graph and subgraphs, whose names are unique there.
+
+    Returns the length of the longest vector of integers: inference that follows contents makes each a message.
+    """
     types = dict(_types(inferred.graph))
     fixed = {*model.graph.inputs, *model.graph.outputs}
+    longest = 0
     for graph in (model.graph, *model.graph.subgraphs()):
         for node in graph:
             for value in node.outputs:
-                if value.name in types and value not in fixed:
-                    _set_type(value, types[value.name])
+                found = _read_type(types[value.name]) if value.name in types else None
+                if found is None:
+                    continue
+                kind, shape = found
+                if isinstance(kind, ir.TensorType) and shape is not None and shape.is_static():
+                    check_size(node, kind.dtype, shape.numpy())
+                    if kind.dtype in _INTEGERS and len(shape) <= 1:
+                        longest = max(longest, math.prod(shape.numpy()))
+                if value not in fixed:
+                    value.type = kind
+                    value.shape = value.shape if shape is None else _refined(shape, value.shape)
+    return longest
 
 
 def _types(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TypeProto]]:
@@ -124,21 +138,17 @@ def _types(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TypeProto]]:
         yield from _types(inner)
 
 
-def _set_type(value: ir.Value, proto: onnx.TypeProto) -> None:
+def _read_type(proto: onnx.TypeProto) -> tuple[ir.TypeProtocol, ir.Shape | None] | None:
+    """Returns type and shape; None where the type is unknown, or a map somewhere in it, for which onnx_ir has none."""
     kind = proto.WhichOneof("value")
-    if kind is None or kind == "map_type":
-        return
-    if kind == "tensor_type" and proto.tensor_type.elem_type == onnx.TensorProto.UNDEFINED:
-        return
+    if kind is None or (kind == "tensor_type" and proto.tensor_type.elem_type == onnx.TensorProto.UNDEFINED):
+        return None
     try:
         found = ir.serde.deserialize_type_proto_for_type(proto)
         shape = ir.serde.deserialize_type_proto_for_shape(proto)
     except ir.serde.SerdeError:
-        return  # a map somewhere in it, which onnx_ir has no type for: as good as unknown
-    if found is not None:
-        value.type = found
-    if shape is not None:
-        value.shape = _refined(shape, value.shape)
+        return None
+    return None if found is None else (found, shape)
 
 
 def _refined(inferred: ir.Shape, known: ir.Shape | None) -> ir.Shape:

@@ -79,7 +79,10 @@ def open_source(source: Any) -> Opened:
 
 def label_of(source: Any) -> str:
     """Names a source in messages."""
-    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else f"the given {type(source).__name__}"
+    if not isinstance(source, (str, os.PathLike)):
+        return f"the given {type(source).__name__}"
+    text = os.fspath(source)
+    return text if isinstance(text, str) and text.isprintable() else quoted(text)
 
 
 def _open_file(path: Path) -> Opened:
