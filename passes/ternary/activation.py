@@ -66,10 +66,22 @@ def resolve(value: ir.Value, depth: int, evaluator: Evaluator) -> Activation:
         depth: K.
     """
     plain = without_qdq(value)
+    if _is_integer_conv(plain):
+        return Activation(value, value)
     for source in _candidates(plain):
         if source.dtype in (None, ir.DataType.FLOAT) and _quantizes_rows(plain, source, depth, evaluator):
             return Activation(plain, source)
     return Activation(plain, plain)
+
+
+def _is_integer_conv(value: ir.Value) -> bool:
+    """True when an int8 Conv makes the value: without a QuantizeLinear behind it, ONNX Runtime leaves it in float."""
+    node = value.producer()
+    if is_op(node, "Relu", "Clip") and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    if not is_op(node, "Conv") or node.inputs[1] is None:
+        return False
+    return is_op(node.inputs[1].producer(), "DequantizeLinear")
 
 
 def _candidates(value: ir.Value) -> Iterator[ir.Value]:

@@ -23,6 +23,7 @@ from ternary_tools import (
 
 from baker.model.graph import index_names
 from baker.pipeline.pass_base import PassContext
+from baker.runtime.audit import audit_kernels
 from baker.runtime.session import run as run_session
 from baker.runtime.session import session
 
@@ -268,6 +269,23 @@ def test_the_quantize_dequantize_pair_of_the_activation_is_undone():
     weight = sketch.weight(codes(K, N) * PER_CHANNEL)
     exact = sketch.model(sketch.op("MatMul", quantized_rows(sketch, sketch.x), weight))
     np.testing.assert_allclose(outputs(model, x)[0], outputs(exact, x)[0], atol=1e-5)
+
+
+def test_an_int8_conv_keeps_the_pair_that_makes_it_one():
+    sketch = Sketch(("batch", 8, K))
+    step, zero = sketch.weight(np.array(0.05, np.float32)), sketch.weight(np.array(128, np.uint8))
+
+    def rounded(value: ir.Value) -> ir.Value:
+        return sketch.op("DequantizeLinear", sketch.op("QuantizeLinear", value, step, zero), step, zero)
+
+    scale = sketch.weight(np.full(8, 0.003, np.float32))
+    kernel = sketch.op("DequantizeLinear", sketch.weight(codes(8, 8)[:, :, None] * np.int8(50)), scale, axis=0)
+    hidden = rounded(sketch.op("Conv", rounded(sketch.x), kernel, kernel_shape=[1]))
+    model = sketch.model(sketch.op("MatMul", hidden, sketch.weight(codes(K, N) * PER_TENSOR)))
+    (before,), (after,) = converted(model, x_of(2, 8, K))
+    audit = audit_kernels(model)
+    assert (audit.integer, audit.ternary, audit.float) == (1, 1, 0)
+    assert np.abs(after - before).max() < 0.02 * np.abs(before).max()
 
 
 @pytest.mark.parametrize("order", ["scales first", "one by one"])
