@@ -15,6 +15,9 @@ from baker.proof.recorder import Outputs, Recording
 OWN_ERRORS = 4.0
 """A candidate may be this many times further from the float64 run than the original is."""
 
+FLOOR = 1e-3
+"""Where a sample's outputs are tiny or zero, this part of the largest output of all samples sets the tolerance."""
+
 ORACLE_SAMPLES = 2
 ORACLE_RUN_SECONDS = 1.0
 """The float64 run takes some 30 times as long as ONNX Runtime does; above this it is not made."""
@@ -32,7 +35,7 @@ class Comparison:
         self.recording = recording
         self.tolerance = tolerance
         self.meters = {name: Meter(recording.column(name)) for name in names}
-        self.peaks = {name: peak(recording.column(name)) for name in names}
+        self.floors = {name: FLOOR * peak(recording.column(name)) for name in names}
         self.misses: dict[str, dict[int, float]] = {}  # output -> sample -> error as a multiple of the tolerance
         self.kept: dict[int, Outputs] = {}  # the candidate's outputs for the worst samples
 
@@ -40,7 +43,9 @@ class Comparison:
         """Takes the candidate's outputs for sample ``index``."""
         for name, meter in self.meters.items():
             meter.add(index, outputs[name])
-            found = excess(self.recording.outputs[index][name], outputs[name], self.tolerance, self.peaks[name])
+            reference = self.recording.outputs[index][name]
+            top = max(peak([reference]), self.floors[name])
+            found = excess(reference, outputs[name], self.tolerance, top)
             if found > 1:
                 self.misses.setdefault(name, {})[index] = found
                 self.kept[index] = outputs

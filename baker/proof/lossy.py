@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import onnx_ir as ir
 import onnxruntime as ort
@@ -12,7 +13,7 @@ import onnxruntime as ort
 from baker.errors import UsageError
 from baker.proof.budget import Budget, Metric, score
 from baker.proof.levels import QUIET_DB, SAMPLES, first_wrong_layer, grown_error
-from baker.proof.numerics import Meter, OutputError, is_float, signal_energy
+from baker.proof.numerics import Meter, OutputError, is_float, moves
 from baker.proof.recorder import Outputs, Recorder, Recording, run_all
 from baker.proof.verdict import Measurement
 from baker.runtime.session import optimized_graph, run
@@ -41,21 +42,15 @@ class Trial:
     errors: Mapping[str, OutputError]
     first: list[Outputs]
 
-    @property
+    @cached_property
     def floating(self) -> list[str]:
         """Compared outputs that hold floating-point numbers."""
         return [name for name in self.errors if is_float(self.recording.outputs[0][name])]
 
-    @property
+    @cached_property
     def moving(self) -> list[str]:
         """Compared outputs that the reference varies from sample to sample."""
-        if len(self.recording.feeds) < 2:
-            return []
-        return [name for name in self.floating if signal_energy(self.recording.column(name)) > 0] + [
-            name
-            for name in self.errors
-            if name not in self.floating and len({array.tobytes() for array in self.recording.column(name)}) > 1
-        ]
+        return [name for name in self.errors if moves(self.recording.column(name), None)]
 
 
 def try_out(runner: ort.InferenceSession, recording: Recording, names: list[str]) -> Trial:

@@ -29,7 +29,7 @@ class Fidelity(IntEnum):
 
 @dataclass(frozen=True)
 class Tolerance:
-    """|candidate - reference| <= rtol * |reference| + atol * max|reference|, the maximum taken over all samples."""
+    """|candidate - reference| <= rtol * |reference| + atol * max|reference|, the maximum taken over the sample."""
 
     rtol: float
     atol: float
@@ -195,7 +195,7 @@ def excess(reference: Array, candidate: Array, tolerance: Tolerance | None, peak
 
     Args:
         tolerance: None asks for bit-equality.
-        peak: max|reference| over all samples.
+        peak: max|reference| of the sample.
     """
     if tolerance is None or not is_float(reference) or reference.shape != candidate.shape:
         return 0.0 if bit_equal(reference, candidate) else math.inf
@@ -212,16 +212,33 @@ def excess(reference: Array, candidate: Array, tolerance: Tolerance | None, peak
 def moves(reference: Sequence[Array], tolerance: Tolerance | None) -> bool:
     """True when a network that always gives the same output would not pass for the reference on these samples.
 
-    One sample never shows that.
+    One sample never shows that. Where shapes differ, the part that all samples have is looked at.
     """
     if len(reference) < 2:
         return False
-    if not all(is_float(array) for array in reference):
-        return not all(np.array_equal(reference[0], array) for array in reference[1:])
-    mean, top = _mean(reference), peak(reference)
+    common = _common_part(reference)
+    if common is None:
+        return True
+    if not all(is_float(array) for array in common):
+        return not all(np.array_equal(common[0], array) for array in common[1:])
+    if any(not np.array_equal(np.isfinite(array), np.isfinite(common[0])) for array in common[1:]):
+        return True
+    common = [_finite(array) for array in common]
+    mean, top = _mean(common), peak(common)
     allowed = tolerance or Tolerance(0.0, 1e-7)  # the mean of equal numbers may be off in the last bit
-    constants = [np.broadcast_to(mean, array.shape) for array in reference]
-    return any(excess(array, same, allowed, top) > 1 for array, same in zip(reference, constants, strict=True))
+    return any(excess(array, mean, allowed, top) > 1 for array in common)
+
+
+def _common_part(arrays: Sequence[Array]) -> list[Array] | None:
+    """What all samples have, counted from the start of each axis; None where they have nothing in common.
+
+    A constant network fills whatever shape is asked for with the same numbers.
+    """
+    if len({array.ndim for array in arrays}) > 1:
+        return None
+    corner = tuple(slice(min(sizes)) for sizes in zip(*(array.shape for array in arrays), strict=True))
+    common = [array[corner] for array in arrays]
+    return common if common[0].size else None
 
 
 def peak(arrays: Sequence[Array]) -> float:

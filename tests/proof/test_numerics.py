@@ -149,6 +149,15 @@ class TestMoves:
         assert moves([np.array([1]), np.array([2])], FLOAT_TOLERANCE)
         assert not moves([np.array(["a"]), np.array(["a"])], FLOAT_TOLERANCE)
 
+    def test_what_differs_in_shape_only_does_not_move(self):
+        assert not moves([np.ones((1, 4), np.float32), np.ones((2, 4), np.float32)], FLOAT_TOLERANCE)
+        assert not moves([np.arange(4.0)[None], np.tile(np.arange(4.0), (3, 1))], FLOAT_TOLERANCE)
+        assert moves([samples(1, 1, 4)[0], samples(1, 2, 4, seed=1)[0]], FLOAT_TOLERANCE)
+
+    def test_nothing_but_nan_does_not_move(self):
+        assert not moves([np.full((1, 4), np.nan)] * 3, FLOAT_TOLERANCE)
+        assert moves([np.array([np.nan, 1.0]), np.array([1.0, np.nan])], FLOAT_TOLERANCE)
+
     def test_ordinary_outputs_move(self):
         assert moves(samples(2, 1, 8), FLOAT_TOLERANCE)
 
