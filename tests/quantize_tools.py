@@ -61,10 +61,11 @@ class Net:
     def model(self, *outputs: str, kind: int = onnx.TensorProto.FLOAT) -> ir.Model:
         return lower(self.proto(*outputs, kind=kind))
 
-    def proto(self, *outputs: str, kind: int = onnx.TensorProto.FLOAT) -> onnx.ModelProto:
+    def proto(self, *outputs: str, kind: int = onnx.TensorProto.FLOAT, foreign: str = "") -> onnx.ModelProto:
+        """The model, valid and with inferred output shapes; ``foreign`` is one more domain to import."""
         results = [onnx.helper.make_tensor_value_info(name, kind, None) for name in outputs]
         graph = onnx.helper.make_graph(self.nodes, "net", self.inputs, results, self.weights)
-        imports = [onnx.helper.make_opsetid("", self.opset)]
+        imports = [onnx.helper.make_opsetid("", self.opset)] + [onnx.helper.make_opsetid(foreign, 1)] * bool(foreign)
         model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=min(10, onnx.IR_VERSION))
         inferred = onnx.shape_inference.infer_shapes(model)
         del inferred.graph.value_info[:]

@@ -11,7 +11,6 @@ import onnx_ir as ir
 
 from baker.errors import ModelError, OptionError, UsageError
 from baker.model.graph import all_nodes, index_names
-from baker.passes.fold import evaluate_constants
 from baker.passes.quantize import rank
 from baker.passes.quantize.audit import integer_kernels
 from baker.passes.quantize.built import Built
@@ -20,6 +19,7 @@ from baker.passes.quantize.layers import find_layers
 from baker.passes.quantize.opset import PER_CHANNEL_OPSET, raise_opset
 from baker.passes.quantize.search import within_budget
 from baker.passes.quantize.static import StaticInt8
+from baker.passes.quantize.weights import settle_weights
 from baker.pipeline.pass_base import Change, Declined, LossyPass, PassContext, PassResult
 from baker.proof.numerics import Fidelity
 
@@ -94,7 +94,7 @@ class _Work:
 
     def run(self, model: ir.Model) -> PassResult:
         index_names(self.source)
-        self.notes += evaluate_constants(self.source, growth_limit=0)
+        self.notes += settle_weights(self.source)
         layers, declined = find_layers(self.source, self.options.selects)
         if not layers:
             return PassResult(model, (), declined)

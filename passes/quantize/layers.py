@@ -142,14 +142,13 @@ def _unfit(node: ir.Node) -> str | None:
         return "both operands are computed while the model runs; there is no weight to quantize"
     if len(weights) == 2:
         return "both operands are constant; run 'fold' first"
-    dtype = weights[0].dtype
-    if dtype != ir.DataType.FLOAT:
-        kind = "unknown" if dtype is None else dtype.name.lower()
+    array = _array(weights[0])
+    if array.dtype != np.float32:  # the value's own type may be unknown, in the body of a function
         return (
-            f"weight '{weights[0].name}' is {kind} {shape_of(weights[0])}; quantize needs float32. "
+            f"weight '{weights[0].name}' is {array.dtype.name} {array.shape}; quantize needs float32. "
             "Convert the model to float32 first"
         )
-    if not np.isfinite(_array(weights[0])).all():
+    if not np.isfinite(array).all():
         return f"weight '{weights[0].name}' holds NaN or infinity"
     return None
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from baker.model.graph import emit, index_names, set_initializer, unique_name
+from baker.model.graph import Array, emit, index_names, set_initializer, shape_of, unique_name
 from baker.model.qparams import Affine, dequantize, quantize, weight_qparams
 from baker.passes.quantize.emit import Ranges, layer_weight_qparams, tensor_qparams
 from baker.passes.quantize.layers import Layer, find_layers
@@ -21,10 +21,17 @@ _FEEDS = 4
 
 
 def by_output_error(model: ir.Model, names: Sequence[str], ranges: Ranges, context: PassContext) -> list[str]:
-    """Sorts layers by the noise-to-signal ratio that int8 causes in each one alone, worst first.
+    """Sorts layers by what int8 does to each one alone (`output_errors`), worst first."""
+    ratio = output_errors(model, names, ranges, context)
+    return sorted(names, key=lambda name: ratio.get(name, math.inf), reverse=True)
+
+
+def output_errors(model: ir.Model, names: Sequence[str], ranges: Ranges, context: PassContext) -> dict[str, float]:
+    """Noise-to-signal ratio that int8 input, weight and (behind a Conv) output cause in each layer alone.
 
     One copy of the model holds every layer twice, in float and quantized and fed the same float activations; what
-    leaves it is two sums of squares per layer, so a sample costs two runs of the model and no memory to speak of.
+    leaves it are sums, so a sample costs two runs of the model and no memory to speak of. The signal is what varies:
+    a channel's mean over all samples is no part of it.
 
     Args:
         model: float.
@@ -34,16 +41,20 @@ def by_output_error(model: ir.Model, names: Sequence[str], ranges: Ranges, conte
     probe = model.clone()
     index_names(probe)
     layers = [layer for layer in find_layers(probe, lambda node: True)[0] if layer.name in set(names)]
-    plan = make_plan(probe.graph, layers)
-    qparams = tensor_qparams(plan, ranges)
+    qparams = tensor_qparams(make_plan(probe.graph, layers), ranges)
     outputs = [_probe(probe.graph, layer, qparams) for layer in layers]
-    probe.graph.outputs[:] = [value for pair in outputs for value in pair]
+    probe.graph.outputs[:] = [value for four in outputs for value in four]
     runner = session(probe, threads=context.threads)
-    totals = np.zeros((len(layers), 2))
+    totals: list[Array] = [np.zeros((), np.float64)] * (4 * len(layers))
     for feed in itertools.islice(context.calibration, _FEEDS):
-        totals += np.array(list(run(runner, feed).values()), np.float64).reshape(-1, 2)
-    ratio = {layer.name: noise / max(signal, 1e-30) for layer, (noise, signal) in zip(layers, totals, strict=True)}
-    return sorted(names, key=lambda name: ratio.get(name, math.inf), reverse=True)
+        totals = [total + found for total, found in zip(totals, run(runner, feed).values(), strict=True)]
+    return {layer.name: _ratio(*totals[4 * i : 4 * i + 4]) for i, layer in enumerate(layers)}
+
+
+def _ratio(noise: Array, total: Array, squares: Array, elements: Array) -> float:
+    count = float(elements) / total.size  # of values per channel
+    signal = float(np.maximum(squares - np.square(total, dtype=np.float64) / count, 0).sum())
+    return float(noise) / max(signal, 1e-30)
 
 
 def by_weight_error(model: ir.Model, names: Sequence[str]) -> list[str]:
@@ -57,8 +68,8 @@ def by_weight_error(model: ir.Model, names: Sequence[str]) -> list[str]:
     return sorted(names, key=lambda name: ratio.get(name, math.inf), reverse=True)
 
 
-def _probe(graph: ir.Graph, layer: Layer, qparams: dict[ir.Value, Affine]) -> tuple[ir.Value, ir.Value]:
-    """Adds the quantized twin of a layer; returns Σ (its error)² and Σ (its float result)²."""
+def _probe(graph: ir.Graph, layer: Layer, qparams: dict[ir.Value, Affine]) -> list[ir.Value]:
+    """Adds the quantized twin of a layer; returns Σ error², and Σ y, Σ y² per channel and the size of y."""
     node = layer.node
     array = layer.array()
     weight = layer_weight_qparams(layer, array, qparams[layer.source])
@@ -68,8 +79,8 @@ def _probe(graph: ir.Graph, layer: Layer, qparams: dict[ir.Value, Affine]) -> tu
     attributes = {key: value for key, value in node.attributes.items() if key != "alpha"}
     twin = emit(node, node.op_type, inputs, attributes).outputs[0]
     if layer.needs_output:
-        return _squares(graph, layer.result, _rounded(graph, node, twin, qparams[layer.result]))
-    return _squares(graph, node.outputs[0], twin)
+        return _sums(graph, layer, layer.result, _rounded(graph, node, twin, qparams[layer.result]))
+    return _sums(graph, layer, node.outputs[0], twin)
 
 
 def _rounded(graph: ir.Graph, before: ir.Node, value: ir.Value, qparams: Affine) -> ir.Value:
@@ -79,13 +90,23 @@ def _rounded(graph: ir.Graph, before: ir.Node, value: ir.Value, qparams: Affine)
     return emit(before, "DequantizeLinear", [q, scale, zero_point]).outputs[0]
 
 
-def _squares(graph: ir.Graph, reference: ir.Value, twin: ir.Value) -> tuple[ir.Value, ir.Value]:
+def _sums(graph: ir.Graph, layer: Layer, reference: ir.Value, twin: ir.Value) -> list[ir.Value]:
+    rank = layer.array().ndim if layer.needs_output else len(shape_of(reference) or ())
+    channels = 1 if layer.needs_output else rank - 1
+    axes = [axis for axis in range(rank) if axis != channels]  # none where the rank is unknown: one sum over all
+    given = set_initializer(graph, "probe_axes", np.array(axes, np.int64))
     difference = ir.node("Sub", [twin, reference])
-    noise = ir.node("ReduceSumSquare", [difference.outputs[0]], {"keepdims": 0})
-    signal = ir.node("ReduceSumSquare", [reference], {"keepdims": 0})
-    graph.extend([difference, noise, signal])
-    for made in (difference, noise, signal):
+    nodes = [
+        ir.node("ReduceSumSquare", [difference.outputs[0]], {"keepdims": 0}),
+        ir.node("ReduceSum", [reference, given] if axes else [reference], {"keepdims": 0}),
+        ir.node("Mul", [reference, reference]),
+        ir.node("Size", [reference]),
+    ]
+    squares = ir.node("ReduceSum", [nodes[2].outputs[0], *([given] if axes else [])], {"keepdims": 0})
+    graph.extend([difference, *nodes, squares])
+    for made in (difference, *nodes, squares):
         made.outputs[0].name = unique_name(graph, "probe")
-    for made in (noise, signal):
-        made.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
-    return noise.outputs[0], signal.outputs[0]
+    results = [nodes[0].outputs[0], nodes[1].outputs[0], squares.outputs[0], nodes[3].outputs[0]]
+    for result in results:
+        result.type = ir.TensorType(ir.DataType.INT64 if result is results[3] else ir.DataType.FLOAT)
+    return results

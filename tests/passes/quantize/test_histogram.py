@@ -32,7 +32,8 @@ def test_counts_stay_exact_while_the_range_grows(order):
     assert histogram.counts.sum() == values.size
     assert np.abs(np.cumsum(histogram.counts) - np.cumsum(expected)).max() <= 2  # values on an edge
     assert (histogram.min, histogram.max) == (values.min(), values.max())
-    assert histogram.low <= values.min() and histogram.low + histogram.width >= values.max()
+    assert histogram.low <= values.min()
+    assert histogram.low + histogram.width >= values.max()
 
 
 def test_memory_does_not_depend_on_the_data():
@@ -45,7 +46,9 @@ def test_a_large_array_is_sampled_evenly_along_every_axis():
     array = np.zeros((64, 8, 32, 32), np.float32) + np.arange(64, dtype=np.float32)[:, None, None, None]
     counts = filled(array).counts
     shares = counts[counts > 0] / counts.sum()
-    assert shares.size == 64 and shares.min() > 0.9 / 64 and shares.max() < 1.1 / 64
+    assert shares.size == 64
+    assert shares.min() > 0.9 / 64
+    assert shares.max() < 1.1 / 64
 
 
 @pytest.mark.parametrize("shape", ["gauss", "relu", "heavy tail", "skewed"])
@@ -75,7 +78,8 @@ def test_ranges_hold_zero_and_never_leave_what_was_seen():
 
 def test_percentile_cuts_both_ends():
     low, high = filled(np.linspace(-100, 100, 20001)).range("percentile", percentile=90.0)
-    assert abs(low + 90) < 0.5 and abs(high - 90) < 0.5
+    assert abs(low + 90) < 0.5
+    assert abs(high - 90) < 0.5
 
 
 def test_zeros_constants_and_what_is_not_finite():
@@ -84,6 +88,7 @@ def test_zeros_constants_and_what_is_not_finite():
     assert filled(np.zeros(9), np.full(9, -4.0)).range("minmax") == (-4.0, 0.0)
     assert filled(np.full(4, 1e-38)).range("mse")[1] > 0
     broken = filled(np.array([1.0, np.inf]))
-    assert not broken.finite and not broken.seen
+    assert not broken.finite
+    assert not broken.seen
     with pytest.raises(ValueError, match="no value"):
         filled(np.zeros((0, 3))).range("mse")

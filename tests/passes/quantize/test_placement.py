@@ -52,14 +52,15 @@ def between_two_layers(middle: Middle, opset: int = 17) -> Net:
     net = Net(opset)
     h = net.conv(net.input(1, 4, 12, 12), 4, 8)
     m = middle(net, h)
-    last = 1 if net.nodes[-1].op_type == "GlobalAveragePool" else 12
+    last = 1 if net.nodes[-1].op_type in ("GlobalAveragePool", "GlobalMaxPool") else 12
     net.op("MatMul", m, net.weight(last, 5, name="w2"))
     return net
 
 
 def test_the_table_is_covered():
     others = {op for op, row in PLACEMENT.items() if row.role != "layer"}
-    assert set(MIDDLES) == others and len(others) >= 22
+    assert set(MIDDLES) == others
+    assert len(others) >= 22
     assert not set(PLACEMENT) & set(FLOAT)
 
 
@@ -67,9 +68,10 @@ def test_the_table_is_covered():
 def test_runs_on_integers_between_two_layers(op):
     net = between_two_layers(MIDDLES[op])
     done = quantize(net.model(net.nodes[-1].output[0]))
-    assert set(done.kernels) <= {"QLinearConv", "MatMulIntegerToFloat"} and done.audit.float == 0
+    assert set(done.kernels) <= {"QLinearConv", "MatMulIntegerToFloat"}
+    assert done.audit.float == 0
     # Float tensors: the model's input, and the last layer's result. Nothing in between is converted.
-    assert done.optimized["QuantizeLinear"] == 1 and done.optimized["DequantizeLinear"] == 0, done.optimized
+    assert (done.optimized["QuantizeLinear"], done.optimized["DequantizeLinear"]) == (1, 0), done.optimized
     done.check(0.1)
 
 
@@ -80,8 +82,10 @@ FLOAT_CASES: dict[str, Middle] = {
     },
     "ReduceMean": lambda net, h: net.op("ReduceMean", h, axes=[2]),
     "ReduceMax": lambda net, h: net.op("ReduceMax", h, axes=[2]),
-    "LayerNormalization": lambda net, h: net.op("LayerNormalization", h, net.weight(12, 1), axis=-1),
-    "InstanceNormalization": lambda net, h: net.op("InstanceNormalization", h, net.weight(8, 1), net.weight(8, 1)),
+    "LayerNormalization": lambda net, h: net.op("LayerNormalization", h, net.const(np.ones(12, np.float32)), axis=-1),
+    "InstanceNormalization": lambda net, h: net.op(
+        "InstanceNormalization", h, net.const(np.ones(8, np.float32)), net.const(np.zeros(8, np.float32))
+    ),
     "Pad": lambda net, h: net.op("Pad", h, ints(net, 0, 0, 1, 0, 0, 0, 1, 0)),
     "PRelu": lambda net, h: net.op("PRelu", h, net.const(np.full((8, 1, 1), 0.1, np.float32))),
     "Sub": lambda net, h: net.op("Sub", h, net.conv("x", 4, 8)),
@@ -89,12 +93,6 @@ FLOAT_CASES: dict[str, Middle] = {
     "Max": lambda net, h: net.op("Max", h, net.conv("x", 4, 8)),
     "SpaceToDepth": lambda net, h: net.op("Reshape", net.op("SpaceToDepth", h, blocksize=2), ints(net, 1, 8, 12, 12)),
 }
-FLOAT_CASES["LayerNormalization"] = lambda net, h: net.op(
-    "LayerNormalization", h, net.const(np.ones(12, np.float32)), axis=-1
-)
-FLOAT_CASES["InstanceNormalization"] = lambda net, h: net.op(
-    "InstanceNormalization", h, net.const(np.ones(8, np.float32)), net.const(np.zeros(8, np.float32))
-)
 
 
 @pytest.mark.parametrize("op", sorted(FLOAT_CASES))
@@ -102,17 +100,12 @@ def test_what_is_left_in_float_would_run_in_float_even_if_placed(op, monkeypatch
     """If ONNX Runtime learns an integer kernel for one of these, this test says so: move it to the table."""
     assert op in FLOAT
     net = between_two_layers(FLOAT_CASES[op])
-    if op == "GlobalMaxPool":
-        net.weights[-1].CopyFrom(type(net.weights[-1])())
-        net.nodes.pop()
-        net.op("MatMul", net.nodes[-1].output[0], net.weight(1, 5, name="w3"))
-        net.weights = [weight for weight in net.weights if weight.name]
     model = net.model(net.nodes[-1].output[0])
     before = quantize(model)
     monkeypatch.setitem(PLACEMENT, op, Placement("arithmetic", data=None if op in ("Sub", "Div", "Max") else (0,)))
     placed = quantize(model)
     assert any(change.rule == "int8-operator" for change in placed.result.changes)
-    assert not any(change.rule == "int8-operator" for change in before.result.changes if op not in ("Reshape",))
+    assert not any(change.rule == "int8-operator" for change in before.result.changes)
     assert placed.optimized["QuantizeLinear"] >= 2  # float on both sides of it
 
 
@@ -131,8 +124,10 @@ def test_an_activation_vanishes_into_the_saturation(kind, attributes, producer):
     bounds = ["" if b is None else net.const(np.float32(b)) for b in attributes] if attributes else []
     y = net.op("MatMul", net.op(kind, h, *bounds), net.weight(12, 5))
     done = quantize(net.model(y))
-    assert done.optimized[kind] == 0 and done.audit.float == 0
-    assert done.optimized["QuantizeLinear"] == 1 and done.optimized["DequantizeLinear"] == 0
+    assert done.optimized[kind] == 0
+    assert done.audit.float == 0
+    assert done.optimized["QuantizeLinear"] == 1
+    assert done.optimized["DequantizeLinear"] == 0
     done.check(0.1)
 
 
@@ -141,7 +136,8 @@ def test_a_relu_that_others_bypass_is_computed():
     h = net.conv(net.input(1, 4, 12, 12), 4, 8)
     y = net.conv(net.op("Add", net.op("Relu", h), net.op("Neg", h)), 8, 4)
     done = quantize(net.model(y))
-    assert done.audit.float == 0 and done.kernels == ["QLinearConv", "QLinearConv"]
+    assert done.audit.float == 0
+    assert done.kernels == ["QLinearConv", "QLinearConv"]
     assert done.optimized["Relu"] == 1
     done.check()
 
@@ -165,11 +161,14 @@ def test_a_guarded_form_stays_in_float(op, attributes, why):
     y = net.conv(net.op(op, h, *extra, **attributes), 8, 4)
     done = quantize(net.model(y))
     guard = PLACEMENT[op].guard(next(node for node in done.before.graph if node.op_type == op))
-    assert guard is not None and why in guard
+    assert guard is not None
+    assert why in guard
     if PLACEMENT[op].misfused:  # ONNX Runtime would fuse it all the same, into a model that is wrong or won't load
-        assert done.kernels == ["QLinearConv", "nchwc.Conv"] and guard in done.reasons["conv2"]
+        assert done.kernels == ["QLinearConv", "nchwc.Conv"]
+        assert guard in done.reasons["conv2"]
     else:
-        assert done.kernels == ["QLinearConv", "QLinearConv"] and done.optimized["QuantizeLinear"] == 2
+        assert done.kernels == ["QLinearConv", "QLinearConv"]
+        assert done.optimized["QuantizeLinear"] == 2
     done.check()
 
 
@@ -179,7 +178,8 @@ def test_pooling_that_returns_indices_stays_in_float():
     values = net.op("MaxPool", h, outputs=2, kernel_shape=[2, 2], strides=[2, 2])
     up = net.op("MaxUnpool", values, net.nodes[-1].output[1], kernel_shape=[2, 2], strides=[2, 2])
     done = quantize(net.model(net.conv(up, 8, 4)))
-    assert done.kernels == ["QLinearConv", "QLinearConv"] and done.optimized["MaxPool"] == 1
+    assert done.kernels == ["QLinearConv", "QLinearConv"]
+    assert done.optimized["MaxPool"] == 1
     done.check(0.2)  # rounding makes ties, and a tie moves an index
 
 
@@ -192,8 +192,10 @@ def test_a_residual_network_is_int8_throughout():
     y = net.op("Gemm", y, net.weight(10, 8), net.const(np.ones(10, np.float32)), transB=1)
     done = quantize(net.model(y))
     assert done.kernels == ["QLinearConv"] * 5 + ["QGemm"]
-    assert done.optimized["QLinearAdd"] == 2 and done.optimized["QLinearGlobalAveragePool"] == 1
-    assert done.optimized["QuantizeLinear"] == 1 and done.optimized["DequantizeLinear"] == 0
+    assert done.optimized["QLinearAdd"] == 2
+    assert done.optimized["QLinearGlobalAveragePool"] == 1
+    assert done.optimized["QuantizeLinear"] == 1
+    assert done.optimized["DequantizeLinear"] == 0
     done.check()
 
 
@@ -210,7 +212,8 @@ def test_a_transformer_block_quantizes_its_weights_only():
     h = net.op("Mul", h, net.op("Sigmoid", h))
     y = net.op("Add", x, net.op("MatMul", h, net.weight(32, width)))
     done = quantize(net.model(y))
-    assert done.audit.integer == 6 and done.audit.float == 0
+    assert done.audit.integer == 6
+    assert done.audit.float == 0
     assert [rule for rule in done.became.values() if rule != "int8-static"] == []
     assert sum("computed while the model runs" in why for why in done.reasons.values()) == 2
     assert done.optimized["QuantizeLinear"] == 4  # h once for q, k and v; the context; h; the gate

@@ -1,0 +1,79 @@
+"""One pass over the data, in the memory of one sample."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from quantize_tools import Net, feeds_for, outputs, quantize
+
+from baker.passes.quantize import calibrate
+from baker.passes.quantize.calibrate import observe
+
+
+def deep(layers: int) -> Net:
+    net = Net()
+    x = net.input("N", 4, 8, 8)
+    for _ in range(layers):
+        x = net.op("Tanh", net.conv(x, 4, 4))
+    return net
+
+
+class Once:
+    """Feeds that can be read a single time."""
+
+    def __init__(self, feeds):
+        self.feeds, self.read = feeds, 0
+
+    def __len__(self):
+        return len(self.feeds)
+
+    def __getitem__(self, index):
+        return self.feeds[index]
+
+    def __iter__(self):
+        self.read += 1
+        return iter(self.feeds)
+
+
+def test_the_data_is_read_once_and_the_extremes_are_exact():
+    net = deep(3)
+    model = net.model(net.nodes[-1].output[0])
+    feeds = Once(feeds_for(model, 5))
+    values = [*model.graph.inputs, *(node.outputs[0] for node in model.graph)]
+    seen = observe(model, values, feeds, threads=1)
+    assert feeds.read == 1
+    every = net.model(*(value.name for value in values[1:]))
+    found = [outputs(every, feed, optimize=True) | feed for feed in feeds.feeds]
+    for value in values:
+        arrays = [run[value.name] for run in found]
+        assert seen[value].min == pytest.approx(min(a.min() for a in arrays), abs=1e-5)
+        assert seen[value].max == pytest.approx(max(a.max() for a in arrays), abs=1e-5)
+        assert seen[value].counts.sum() == sum(a.size for a in arrays)
+
+
+def test_large_tensors_are_fetched_in_groups(monkeypatch):
+    net = deep(6)
+    model = net.model(net.nodes[-1].output[0])
+    values = [node.outputs[0] for node in model.graph]
+    at_once = observe(model, values, feeds_for(model, 3), threads=1)
+    fetched = []
+    original = calibrate.run
+
+    def spy(session, feed, outputs):
+        fetched.append(len(outputs))
+        return original(session, feed, outputs)
+
+    monkeypatch.setattr(calibrate, "run", spy)
+    monkeypatch.setattr(calibrate, "_FETCH_BYTES", 3 * 4 * 2 * 4 * 8 * 8)
+    grouped = observe(model, values, feeds_for(model, 3), threads=1)
+    assert max(fetched) == 3
+    assert len(fetched) == 3 * 4
+    for value in values:
+        np.testing.assert_array_equal(grouped[value].counts, at_once[value].counts)
+
+
+def test_the_result_does_not_depend_on_the_run():
+    net = deep(2)
+    model = net.model(net.nodes[-1].output[0])
+    first, second = quantize(model), quantize(model)
+    assert [c.what for c in first.result.changes] == [c.what for c in second.result.changes]
