@@ -5,7 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from baker.errors import OptionError
-from baker.model.graph import Array, constant_before, index_names, label, remove_if_dead, replace_value
+from baker.model.graph import Array, constant_before, index_names, is_op, label, remove_if_dead, replace_value
+from baker.model.shapes import infer_shapes
 from baker.model.size import model_bytes
 from baker.passes.fold.analysis import Analysis
 from baker.passes.fold.branches import inline_branches
@@ -79,6 +80,8 @@ def _fold(model: ir.Model, limit: int | None, *, shapes: bool) -> tuple[list[Cha
         if shapes and not done:
             done, refused = inline_branches(model, analysis)
             declined += refused
+            if done:  # what an If hid may have a known shape now
+                infer_shapes(model)
         changes += done
         if not done:
             return changes, declined
@@ -105,9 +108,12 @@ def _store(analysis: Analysis, plan: Plan) -> tuple[list[Change], list[Declined]
 
 def _replace_by_constant(node: ir.Node, value: ir.Value, array: Array) -> None:
     name = value.name
+    for reader, index in list(value.uses()):
+        if is_op(reader, "Range") and array.shape == (1,):  # see Known.as_scalar
+            reader.replace_input_with(index, constant_before(reader, name or "constant", array.reshape(())))
     constant = constant_before(node, name or "constant", array)
     replace_value(value, constant)
-    remove_if_dead(value)
+    remove_if_dead(value, constant)
     if node.graph is None:  # the name is free again
         constant.name = name
 

@@ -71,6 +71,8 @@ class Analysis:
         if is_op(node, "Constant"):
             return
         inputs = [self.tensor(value) for value in node.inputs]
+        if is_op(node, "Range"):
+            inputs = [None if known is None else known.as_scalar() for known in inputs]
         given = [known for value, known in zip(node.inputs, inputs, strict=True) if value is not None]
         if given and all(known is not None for known in given) and may_evaluate(node):
             self._evaluate(node, inputs, opset)

@@ -19,6 +19,7 @@ from baker.model.graph import (
 )
 from baker.passes.fold.analysis import Analysis, scopes
 from baker.passes.fold.evaluate import EvaluationError
+from baker.passes.fold.ranks import impossible_branch
 from baker.pipeline.pass_base import Change, Declined
 
 
@@ -31,29 +32,33 @@ def inline_branches(model: ir.Model, analysis: Analysis) -> tuple[list[Change], 
         for node in list(graph):
             if node.graph is not graph or not is_op(node, "If"):
                 continue
-            taken = _taken_branch(node, analysis)
-            if taken is None:
+            found = _taken_branch(node, analysis)
+            if found is None:
                 continue
+            taken, why = found
             if in_function(node) and taken.initializers:
                 declined.append(Declined(label(node), "a function body can't hold the branch's initializers", "if"))
                 continue
             name = label(node)
             names = names or _count_names(model)
             _inline(node, taken, names)
-            changes.append(Change("if", name, f"its condition is constant: replaced by '{taken.name}'"))
+            changes.append(Change("if", name, f"replaced by a branch: {why}"))
     return changes, declined
 
 
-def _taken_branch(node: ir.Node, analysis: Analysis) -> ir.Graph | None:
+def _taken_branch(node: ir.Node, analysis: Analysis) -> tuple[ir.Graph, str] | None:
+    """The branch that is always taken, and why."""
     condition = analysis.tensor(node.inputs[0])
     if condition is None or condition.nbytes != 1:
-        return None
+        failing = impossible_branch(node)
+        other = {"then_branch": "else_branch", "else_branch": "then_branch"}
+        return None if failing is None else (node.attributes[other[failing]].as_graph(), "the other can only fail")
     try:
         branch = "then_branch" if bool(condition.array.reshape(-1)[0]) else "else_branch"
     except EvaluationError:  # reported where the condition itself was to be folded
         return None
     attribute = node.attributes.get(branch)
-    return None if attribute is None or attribute.is_ref() else attribute.as_graph()
+    return None if attribute is None or attribute.is_ref() else (attribute.as_graph(), "its condition is constant")
 
 
 def _inline(node: ir.Node, branch: ir.Graph, names: Counter[str]) -> None:

@@ -66,6 +66,12 @@ class Known:
         """Bytes of the data, without computing it."""
         return math.prod(self.shape) * self.dtype.itemsize
 
+    def as_scalar(self) -> Known:
+        """The same number without dims: ONNX Runtime's Range takes a computed (1,), but of constants only ()."""
+        if self.shape != (1,):
+            return self
+        return Known((), self.dtype, lambda: self.array.reshape(()))
+
     @property
     def array(self) -> Array:
         """The data.

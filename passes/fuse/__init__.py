@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from baker.errors import BakerError, OptionError, suggest
-from baker.model.graph import index_names
+from baker.model.graph import index_names, standard_domain
 from baker.model.size import model_bytes
 from baker.passes.fuse._rule import Facts, FuseRule, GraphRule
 from baker.pipeline.pass_base import Change, Declined, Pass, PassContext, PassResult
@@ -87,9 +87,8 @@ def _name(cls: type[FuseRule] | type[GraphRule]) -> str:
 
 
 def _opset(model: ir.Model) -> int:
+    """The lowest version of the standard operator set in use, 0 where there is none."""
     imports = [model.opset_imports, *(function.opset_imports for function in model.functions.values())]
-    return (
-        min(version for one in imports for domain, version in one.items() if domain in ("", "ai.onnx"))
-        if imports
-        else 0
+    return min(
+        (version for one in imports for domain, version in one.items() if not standard_domain(domain)), default=0
     )

@@ -17,6 +17,7 @@ from baker.model.graph import (
     constant_value,
     emit,
     is_constant,
+    is_op,
     label,
     remove_if_dead,
     replace_value,
@@ -71,6 +72,8 @@ class BypassRule(FuseRule):
 
     def check(self, match: Match) -> str | None:
         """A node between a graph's input, initializer or outer value and its output has to stay."""
+        if is_constant(match.source) and any(is_op(reader, "Range") for reader, _ in match.node.outputs[0].uses()):
+            return "ONNX Runtime's Range takes a computed tensor of one element, but of constants only scalars"
         if not can_replace(match.node.outputs[0], match.source):
             return f"it gives the output '{match.node.outputs[0].name}' its name"
         return None

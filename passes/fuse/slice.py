@@ -6,8 +6,9 @@ import math
 
 import onnx_ir as ir
 
-from baker.model.graph import attribute, has_reference_attribute, shape_of
-from baker.passes.fuse._rule import BypassRule, ints
+from baker.model.graph import shape_of
+from baker.passes.fuse._rule import BypassRule
+from baker.passes.fuse._slices import cuts_of
 from baker.pipeline.rewrite import Match
 
 _OPEN_END = 2**31 - 1
@@ -31,34 +32,13 @@ class Slice(BypassRule):
     def match(self, node: ir.Node) -> Match | None:
         """Finds a Slice whose bounds are constant and reach over everything."""
         source = node.inputs[0]
-        if source is None or has_reference_attribute(node):
+        if source is None:
             return None
-        parts = _attributes(node) if "starts" in node.attributes else _inputs(node)
-        if parts is None:
+        cuts = cuts_of(node)
+        if cuts is None or any(cut.start != 0 or cut.step != 1 for cut in cuts.values()):
             return None
-        starts, ends, axes, steps = parts
-        if any(step != 1 for step in steps) or any(start != 0 for start in starts):
-            return None
-        axes = list(range(len(starts))) if axes is None else axes
-        whole = all(_reaches(end, axis, shape_of(source)) for end, axis in zip(ends, axes, strict=True))
+        whole = all(_reaches(cut.end, axis, shape_of(source)) for axis, cut in cuts.items())
         return Match(node=node, source=source, why="it takes everything") if whole else None
-
-
-def _attributes(node: ir.Node) -> tuple[list[int], list[int], list[int] | None, list[int]] | None:
-    axes = attribute(node, "axes", None)
-    return list(attribute(node, "starts", ())), list(attribute(node, "ends", ())), axes and list(axes), []
-
-
-def _inputs(node: ir.Node) -> tuple[list[int], list[int], list[int] | None, list[int]] | None:
-    if len(node.inputs) < 3:
-        return None
-    starts, ends = ints(node.inputs[1]), ints(node.inputs[2])
-    given = [index < len(node.inputs) and node.inputs[index] is not None for index in (3, 4)]
-    axes = ints(node.inputs[3]) if given[0] else None
-    steps = ints(node.inputs[4]) if given[1] else []
-    if starts is None or ends is None or steps is None or (given[0] and axes is None) or len(starts) != len(ends):
-        return None
-    return starts, ends, axes, steps
 
 
 def _reaches(end: int, axis: int, dims: tuple[int | None, ...] | None) -> bool:

@@ -6,7 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from baker.model.graph import constant_before, has_reference_attribute, is_op, label
-from baker.passes.fuse._rule import FuseRule, apart, axes_of, ints, substitute
+from baker.passes.fuse._rule import FuseRule, apart, axes_of, substitute
+from baker.passes.fuse._slices import cuts_of
 from baker.pipeline.pass_base import Change
 from baker.pipeline.rewrite import Match
 
@@ -31,22 +32,22 @@ class SliceSqueeze(FuseRule):
     def match(self, node: ir.Node) -> Match | None:
         """Finds the Slice in front of a Squeeze."""
         cut = None if node.inputs[0] is None else node.inputs[0].producer()
-        if not is_op(cut, "Slice") or len(cut.inputs) < 4 or cut.inputs[0] is None or has_reference_attribute(node):
+        if not is_op(cut, "Slice") or has_reference_attribute(node):
             return None
         return Match(cut=cut, node=node)
 
     def check(self, match: Match) -> str | None:
         """The slice must be one element of the axis that goes."""
         cut, node = match.cut, match.node
-        start, end, axis = (ints(cut.inputs[index]) for index in (1, 2, 3))
-        step = ints(cut.inputs[4]) if len(cut.inputs) > 4 and cut.inputs[4] is not None else [1]
-        if start is None or end is None or axis is None or step != [1] or not len(start) == len(end) == len(axis) == 1:
+        cuts = cuts_of(cut)
+        if cuts is None or len(cuts) != 1:
             return "it is no constant slice of one axis"
-        if not _one(start[0], end[0]):
-            return f"the slice {start[0]}:{end[0]} is not one element"
-        if axes_of(node) != axis or self.facts.opset < 11:
+        ((axis, (start, end, step)),) = cuts.items()
+        if step != 1 or not _one(start, end):
+            return f"the slice {start}:{end}:{step} is not one element"
+        if axes_of(node) != [axis] or self.facts.opset < 11:
             return "another axis is squeezed" if self.facts.opset >= 11 else "Gather takes no negative index"
-        match.index, match.axis = start[0], axis[0]
+        match.index, match.axis = start, axis
         return apart(cut, node)
 
     def apply(self, match: Match) -> Change:
