@@ -7,6 +7,7 @@ control characters nor rich's own markup reach the terminal.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -87,7 +88,9 @@ def summary(report: Report) -> Table:
     table.add_row("verdict", verdict)
     if seen.reason:
         table.add_row("", Text(printable(seen.reason)))
-    for warning in seen.warnings:
+    for failure in report.failures():
+        table.add_row("failed", Text(printable(failure.partition(":")[0]), style="bold red"))
+    for warning in (text for text in seen.warnings if text != seen.reason):
         table.add_row("warning", Text(printable(warning), style="yellow"))
     for label, text in _facts(report):
         table.add_row(label, Text(printable(text)))
@@ -152,10 +155,12 @@ def grouped(declined: Sequence[Declined]) -> list[tuple[str, int]]:
 def worst(outputs: Iterable[OutputError], *, lossy: bool = True) -> str:
     """The largest error over the outputs: SQNR where signal was traded away, else the largest difference."""
     errors = list(outputs)
-    if lossy and all(error.sqnr_db == error.sqnr_db for error in errors):
-        return f"{min(error.sqnr_db for error in errors):.1f} dB"
     peak = max((error.max_abs for error in errors), default=0.0)
-    return "bit-equal" if peak == 0 else f"max {peak:.1e}"
+    if peak == 0:
+        return "bit-equal"
+    if lossy and not any(math.isnan(error.sqnr_db) for error in errors):
+        return f"{min(error.sqnr_db for error in errors):.1f} dB"
+    return f"max {peak:.1e}"
 
 
 def human_bytes(size: int) -> str:
@@ -171,6 +176,8 @@ def human_bytes(size: int) -> str:
 def _verdict(record: PassRecord) -> Text:
     if record.status == "unchanged":
         return Text("unchanged", style="dim")
+    if record.status == "rolled back" and record.verdict == "not verified":
+        return Text("undone", style="bold red")
     text = Text(record.verdict, style=STYLES.get(record.verdict, "yellow"))
     if record.outputs:
         text.append(f" {worst(record.outputs.values(), lossy=record.fidelity == 'lossy')}", style="default")

@@ -123,6 +123,7 @@ def test_the_table_fits_and_shows_the_run(report, width, verbose):
         "54 integer, 1 ternary, 3 float",
     ):
         assert word in text, word
+    assert "failed   prune\n" in text
     for line in ("sqnr 12: measured 14.25, met", "libbaker_ort.so", "10.2 → 3.1 MB (0.30x)", "out.onnx", "too far"):
         assert line in text, line
     assert ("12× output 'c0' is read elsewhere (and alike)" in text) is not verbose
