@@ -83,12 +83,14 @@ def _declare_types(model: ir.Model) -> None:
 
 
 def _lift_constants(graph: ir.Graph) -> None:
-    for node in list(graph):
+    lifted: list[ir.Node] = []
+    for node in graph:
         if not is_op(node, "Constant") or node.outputs[0].is_graph_output():
             continue
         tensor = _constant_tensor(node)
         if tensor is None:
             continue
+        lifted.append(node)
         old = node.outputs[0]
         tensor.name = old.name
         tensor.metadata_props.update(node.metadata_props)
@@ -104,8 +106,8 @@ def _lift_constants(graph: ir.Graph) -> None:
         )
         new.meta.update({key: item for key, item in old.meta.items() if key not in (DECLARED, INVENTED)})
         old.replace_all_uses_with(new)
-        graph.remove(node, safe=True)
         graph.register_initializer(new)
+    graph.remove(lifted, safe=True)
 
 
 def _constant_tensor(node: ir.Node) -> ir.TensorProtocol | None:

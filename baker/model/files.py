@@ -40,6 +40,10 @@ def write_json_atomically(path: str | os.PathLike[str], obj: object) -> None:
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Opens a temporary file beside ``path`` that takes its place when the block ends without an exception."""
     target = Path(path)
+    if target.exists() and not target.is_file():
+        raise UsageError(
+            f"can't write {str(target)!r}: it is a folder or a device"
+        )  # a rename would replace the device
     with explained(target), _temporary(target.parent, target.name) as (file, temporary):
         yield file
         _finish(file)

@@ -159,8 +159,9 @@ class _Checker:
             initializers.append(tensor.name)
         _refuse_duplicates(inputs, f"{where}: two inputs are named")
         _refuse_duplicates(initializers, f"{where}: two initializers are named")
-        defined = [*inputs, *(name for name in initializers if name not in set(inputs))]
-        self._scoped(defined, graph.node, [value.name for value in graph.output], where, depth)
+        self._scoped(
+            list(dict.fromkeys(inputs + initializers)), graph.node, [value.name for value in graph.output], where, depth
+        )
 
     def _scoped(
         self, defined: list[str], nodes: Sequence[onnx.NodeProto], outputs: list[str], where: str, depth: int

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import onnx_ir as ir
 
 from baker.errors import ResourceError, UsageError
-from baker.model.files import replacing, write_bytes_atomically, write_json_atomically
+from baker.model.files import explained, replacing, write_bytes_atomically, write_json_atomically
 from baker.model.graph import all_nodes, count_nodes, standard_domain
 from baker.model.marks import source_files
 from baker.model.spill import spill
@@ -75,20 +75,22 @@ def save(
     """
     target = Path(path)
     _refuse_source(model, target)
-    encoded, data_bytes, data_name = encode(model), 0, None
-    if encoded.size() > max_inline_bytes:
-        encoded, data_bytes, data_name = spill(model, target)
-        if encoded.size() > MAX_INLINE_BYTES:
-            raise ResourceError(f"the model takes {encoded.size()} bytes without its weights; the limit is 2 GiB")
-    digest, size = _write(encoded, target)
-    _remove_old_data(model, target, data_name)
+    encoded = encode(model)
+    spilled = spill(model, target) if encoded.size() > max_inline_bytes else None
+    try:
+        digest, size = _write(encoded if spilled is None else spilled.rest, target)
+    except BaseException:
+        if spilled is not None:
+            spilled.undo()
+        raise
+    _remove_old_data(model, target, None if spilled is None else spilled.path.name)
     if report is not None:
         write_json_atomically(target.with_suffix(".report.json"), report.to_dict())
     return SavedFacts(
         path=target,
         sha256=digest,
         nodes=count_nodes(model),
-        bytes=size + data_bytes,
+        bytes=size + (0 if spilled is None else spilled.nbytes),
         opset=model.opset_imports.get("", 0),
         custom_domains=_custom_domains(model),
     )
@@ -112,6 +114,8 @@ def saved_size(model: ir.Model) -> int:
 
 
 def _write(encoded: Encoded, target: Path) -> tuple[str, int]:
+    if encoded.size() > MAX_INLINE_BYTES:
+        raise ResourceError(f"the model takes {encoded.size()} bytes without its weights; the limit is 2 GiB")
     digest, size = hashlib.sha256(), 0
     with replacing(target) as file:
         for chunk in encoded.chunks():
@@ -122,8 +126,8 @@ def _write(encoded: Encoded, target: Path) -> tuple[str, int]:
 
 
 def _refuse_source(model: ir.Model, target: Path) -> None:
-    if target.is_dir():
-        raise UsageError(f"can't write the model to {str(target)!r}: it is a folder")
+    if target.exists() and not target.is_file():
+        raise UsageError(f"can't write the model to {str(target)!r}: it is a folder or a device")
     if not target.parent.is_dir():
         raise UsageError(f"can't write the model to {str(target)!r}: its folder does not exist")
     for source in source_files(model):
@@ -135,9 +139,10 @@ def _remove_old_data(model: ir.Model, target: Path, current: str | None) -> None
     """Removes data files that earlier saves to this path left, but nothing that the model was read from."""
     pattern = re.compile(re.escape(target.name) + r"\.[0-9a-f]{16}\.data")
     sources = source_files(model)
-    for file in target.parent.iterdir():
-        if pattern.fullmatch(file.name) and file.name != current and file.absolute() not in sources:
-            file.unlink(missing_ok=True)
+    with explained(target):
+        for file in target.parent.iterdir():
+            if pattern.fullmatch(file.name) and file.name != current and file.absolute() not in sources:
+                file.unlink(missing_ok=True)
 
 
 def _custom_domains(model: ir.Model) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -51,10 +52,30 @@ class _DataFile:
         self.size += len(data)
 
 
-def spill(model: ir.Model, target: Path) -> tuple[Encoded, int, str]:
-    """Writes the large weights beside ``target``; returns the rest of the model, and size and name of the data file.
+@dataclass(frozen=True)
+class Spilled:
+    """A model in two parts.
 
-    The file is named by what it holds, so an existing one of that name already is the right one.
+    Attributes:
+        rest: the model without its large weights.
+        path: the data file, in place already.
+        nbytes: its size.
+        is_new: no file of this name, hence with this content, was there before.
+    """
+
+    rest: Encoded
+    path: Path
+    nbytes: int
+    is_new: bool
+
+    def undo(self) -> None:
+        """Removes the data file, since the model that should name it was not written."""
+        if self.is_new:
+            self.path.unlink(missing_ok=True)
+
+
+def spill(model: ir.Model, target: Path) -> Spilled:
+    """Writes the large weights into a file beside ``target`` that is named by what it holds.
 
     Raises:
         UsageError, ResourceError: it can't be written.
@@ -62,10 +83,14 @@ def spill(model: ir.Model, target: Path) -> tuple[Encoded, int, str]:
     with temporary_file(target.parent, target.name) as (file, temporary):
         policy = _DataFile(file)
         proto = model_proto(model, policy, saved_names(model))
-        name = f"{target.name}.{policy.digest.hexdigest()[:16]}.data"
-        publish(file, temporary, target.parent / name)
-    _point(proto.graph, name)
-    return Encoded(proto, (None,) * len(proto.graph.initializer)), policy.size, name
+        path = target.parent / f"{target.name}.{policy.digest.hexdigest()[:16]}.data"
+        is_new = not path.exists()
+        publish(file, temporary, path)
+    _point(proto.graph, path.name)
+    for function in proto.functions:
+        _point_inside(function.node, path.name)
+    rest = Encoded(proto, (None,) * len(proto.graph.initializer))
+    return Spilled(rest, path, policy.size, is_new)
 
 
 def _point(graph: onnx.GraphProto, name: str) -> None:
@@ -73,7 +98,13 @@ def _point(graph: onnx.GraphProto, name: str) -> None:
     for tensor in graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             tensor.external_data[0].value = name
-    for node in graph.node:
+    _point_inside(graph.node, name)
+
+
+def _point_inside(nodes: Iterable[onnx.NodeProto], name: str) -> None:
+    for node in nodes:
         for attribute in node.attribute:
-            for inner in ((attribute.g,) if attribute.HasField("g") else ()) or attribute.graphs:
+            if attribute.HasField("g"):
+                _point(attribute.g, name)
+            for inner in attribute.graphs:
                 _point(inner, name)

@@ -240,6 +240,20 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
     assert names_in(tmp_path) == ["out.onnx"]
 
 
+def test_a_data_file_does_not_outlive_a_failed_model(tmp_path: Path, monkeypatch):
+    path, real = tmp_path / "out.onnx", os.replace
+
+    def failing(source: Path, target: Path) -> None:
+        if Path(target) == path:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(ResourceError):
+        save(lower(heavy()), path, max_inline_bytes=5000)
+    assert names_in(tmp_path) == []
+
+
 def test_a_tensor_that_fails_half_way_leaves_nothing(tmp_path: Path):
     def broken() -> ir.TensorProtocol:
         raise RuntimeError("gone")
@@ -256,6 +270,12 @@ def test_bad_targets_are_usage_errors(tmp_path: Path):
     model = lower(net())
     with pytest.raises(UsageError, match="it is a folder"):
         save(model, tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="or a device"):
+        save(model, tmp_path / "pipe")
+    with pytest.raises(UsageError, match="or a device"):
+        write_bytes_atomically(tmp_path / "pipe", b"a rename would replace the pipe")
+    (tmp_path / "pipe").unlink()
     with pytest.raises(UsageError, match="folder does not exist"):
         save(model, tmp_path / "missing" / "out.onnx")
     assert names_in(tmp_path) == []
@@ -310,6 +330,25 @@ def test_weights_above_the_limit_go_to_a_file_named_by_its_hash(tmp_path: Path):
         assert np.array_equal(run_ort(str(path), feed)["y"], expected)
     onnx.checker.check_model(path)
     assert to_bytes(lower(path)) == to_bytes(lower(proto)), "read back and written as one file it is the same"
+
+
+def test_weights_inside_a_function_go_to_the_data_file_too(tmp_path: Path):
+    proto = heavy()
+    branches = {attribute.name: attribute.g for attribute in proto.graph.node[1].attribute}
+    nodes = [
+        helper.make_node("Neg", ["x"], ["m"]),
+        helper.make_node("If", ["c"], ["r"], then_branch=branches["then_branch"], else_branch=branches["then_branch"]),
+    ]
+    proto.functions.append(helper.make_function("own", "f", ["x", "c"], ["r"], nodes, proto.opset_import))
+    proto.graph.node[1].CopyFrom(helper.make_node("f", ["x", "c"], ["y"], domain="own"))
+    proto.opset_import.add(domain="own", version=1)
+    expected = run_ort(proto.SerializeToString(), {**X23, "c": np.array(True)})["y"]
+    save(lower(proto), tmp_path / "out.onnx", max_inline_bytes=5000)
+    assert (tmp_path / "out.onnx").stat().st_size < 2000
+    assert to_bytes(lower(tmp_path / "out.onnx")) == to_bytes(lower(proto))
+    save(lower(tmp_path / "out.onnx"), tmp_path / "whole.onnx")
+    found = run_ort(str(tmp_path / "whole.onnx"), {**X23, "c": np.array(True)})["y"]
+    assert np.array_equal(found, expected)
 
 
 def test_large_weights_start_on_a_page(tmp_path: Path):
