@@ -21,7 +21,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-
 from report import interval, machine, markdown
 
 HERE = Path(__file__).parent

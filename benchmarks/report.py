@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 
 
-def interval(values: Sequence[float] | np.ndarray, level: float = 0.95, draws: int = 2000) -> tuple[float, float, float]:
+def interval(
+    values: Sequence[float] | np.ndarray, level: float = 0.95, draws: int = 2000
+) -> tuple[float, float, float]:
     """The median and its bootstrap interval (percentile method, seeded)."""
     data = np.asarray(values, dtype=float)
     rng = np.random.default_rng(0)
