@@ -83,7 +83,7 @@ class Comparison:
             return "shapes, or what is infinite, NaN or always zero, must be equal"
         if self.recording.seconds > ORACLE_RUN_SECONDS:
             return "no float64 run was made to say more, since it would take minutes"
-        indices = sorted(self.kept)
+        indices = self._samples_to_judge()
         feeds = [self.recording.feeds[index] for index in indices]
         exact = exact_outputs(original, feeds, [self.recording.outputs[index] for index in indices])
         if isinstance(exact, str):
@@ -97,6 +97,12 @@ class Comparison:
                 if beyond is not None:
                     return beyond
         return None
+
+    def _samples_to_judge(self) -> list[int]:
+        """The worst sample, and another where some output only misses on that."""
+        worst_first = sorted(self.kept, key=self._worst_at, reverse=True)
+        everywhere = all(worst_first[0] in missed for missed in self.misses.values())
+        return worst_first[:1] if everywhere else worst_first
 
     def _beyond_own_error(self, name: str, index: int, truth: Array) -> str | None:
         exact = [np.asarray(truth)]

@@ -8,8 +8,9 @@ import pytest
 from helpers import from_text, outputs, seeded
 
 from baker.model.graph import all_nodes
+from baker.proof import wide_ops
 from baker.proof.numerics import compare
-from baker.proof.oracle import double_precision, exact_outputs
+from baker.proof.oracle import exact_outputs, widened
 from baker.proof.synthetic import synthetic_feeds
 
 HEAD = '<ir_version: 10, opset_import: ["" : 20]>\n'
@@ -59,17 +60,81 @@ def test_agrees_with_the_original_up_to_rounding(name: str):
         assert compare([wide["y"]], [given["y"]]).rel_l2 < (1e-2 if name == "half" else 1e-5)
 
 
-def test_nothing_narrow_is_left():
+def test_no_type_and_no_cast_is_left_narrow():
     for model in NETS.values():
-        wide = ir.from_proto(double_precision(model))
-        tensors = [value.const_value for value in wide.graph.initializers.values()]
-        assert not [tensor for tensor in tensors if tensor is not None and tensor.dtype == ir.DataType.FLOAT]
+        wide = widened(model)
         assert not [node for node in all_nodes(wide) if node.op_type == "Cast" and node.attributes["to"].as_int() == 1]
+        values = [*wide.graph.inputs, *(value for node in all_nodes(wide) for value in node.outputs)]
+        assert not [value for value in values if value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16)]
+
+
+CONVS = [
+    ("[N, 4, 9]", (6, 4, 3), "pads = [1, 1]"),
+    ("[N, 4, 9, 7]", (6, 2, 3, 2), "group = 2, strides = [2, 1], pads = [0, 1, 2, 0]"),
+    ("[N, 4, 9, 7]", (4, 1, 3, 3), "group = 4, dilations = [2, 2], pads = [2, 2, 2, 2]"),
+    ("[N, 4, 9, 7]", (8, 1, 3, 3), 'group = 4, auto_pad = "SAME_UPPER", strides = [2, 3]'),
+    ("[N, 4, 9, 7]", (2, 4, 4, 2), 'auto_pad = "SAME_LOWER"'),
+    ("[N, 4, 9, 7]", (2, 4, 3, 3), 'auto_pad = "VALID"'),
+    ("[N, 2, 5, 4, 6]", (3, 2, 2, 3, 1), "strides = [1, 2, 2]"),
+]
+
+
+@pytest.mark.parametrize(("dims", "weight", "settings"), CONVS)
+@pytest.mark.parametrize("column_bytes", [1, 2**25])
+def test_conv(dims: str, weight: tuple[int, ...], settings: str, column_bytes: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(wide_ops, "COLUMN_BYTES", column_bytes)
+    model = net(
+        f"net (float{dims} x) => (float y) {{ y = Conv<{settings}>(x, w, b) }}", w=seeded(*weight), b=seeded(weight[0])
+    )
+    check(model, seeded(2, *(int(size) for size in dims.strip("[]").split(",")[1:])))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "pads = [1, 1, 1, 1], strides = [2, 2]",
+        "dilations = [2, 1]",
+        "ceil_mode = 1, strides = [2, 2]",
+        'auto_pad = "SAME_UPPER", strides = [2, 2]',
+    ],
+)
+def test_max_pool(settings: str):
+    check(
+        net(f"net (float[N, 3, 9, 8] x) => (float y) {{ y = MaxPool<kernel_shape = [3, 2], {settings}>(x) }}"),
+        seeded(2, 3, 9, 8),
+    )
+
+
+def test_batch_normalization_reads_epsilon():
+    check(net(BATCH_NORM.replace("(x, g", "<epsilon = 0.5>(x, g"), **PARAMETERS), seeded(2, 3, 4, 4))
+
+
+def check(model: ir.Model, x: np.ndarray) -> None:
+    """The float64 run and ONNX Runtime agree on the shape and up to rounding."""
+    given = outputs(model, {"x": x})
+    exact = exact_outputs(model, [{"x": x}], [given])
+    assert not isinstance(exact, str), exact
+    assert exact[0]["y"].shape == given["y"].shape
+    assert compare([exact[0]["y"]], [given["y"]]).rel_l2 < 1e-6
+
+
+def test_values_are_forgotten_and_captured_ones_are_not():
+    text = """net (float[4] x) => (float[4] y, float[4] a) { a = Relu(x)  b = Add(a, w)  s = ReduceSum<keepdims = 0>(b)
+        c = Greater(s, zero)
+        y = If (c) <then_branch = t () => (float[4] p) { p = Mul(b, w) },
+                    else_branch = e () => (float[4] q) { q = Sub(b, w) }> }"""
+    model = net(text, zero=np.float32(0), w=seeded(4))
+    for seed in range(4):
+        x = {"x": 3 * seeded(4, seed=seed)}
+        given = outputs(model, x)
+        exact = exact_outputs(model, [x], [given])
+        assert not isinstance(exact, str), exact
+        np.testing.assert_allclose(exact[0]["y"], given["y"], rtol=1e-5, atol=1e-6)
 
 
 def test_the_model_itself_stays_as_it_was():
     before = ir.to_proto(NETS["branches"]).SerializeToString()
-    double_precision(NETS["branches"])
+    widened(NETS["branches"])
     assert ir.to_proto(NETS["branches"]).SerializeToString() == before
 
 

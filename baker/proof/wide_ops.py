@@ -1,0 +1,105 @@
+"""Operators of the float64 run that onnx's reference evaluator computes wrongly or slowly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from onnx.reference.op_run import OpRun
+from onnx.reference.ops.op_max_pool import MaxPool as OnnxMaxPool
+
+from baker.model.graph import Array
+from baker.proof.numerics import is_float
+
+COLUMN_BYTES = 32 * 2**20
+"""How much of an unrolled input `Conv` holds at once."""
+
+
+class BatchNormalization(OpRun):
+    """Inference mode for every opset: onnx's own one runs in training mode below opset 14."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, scale: Array, bias: Array, mean: Array, variance: Array, **settings: Any) -> tuple[Array]:
+        if settings.get("training_mode"):
+            raise NotImplementedError("BatchNormalization in training mode")
+        shape = (-1, *(1,) * (x.ndim - 2))
+        factor = scale / np.sqrt(variance + settings["epsilon"])
+        return ((x - mean.reshape(shape)) * factor.reshape(shape) + bias.reshape(shape),)
+
+
+class Conv(OpRun):
+    """Convolution of any rank as matrix products over unrolled windows.
+
+    Shapes: x (N, C, *in), w (M, C/group, *kernel), b (M,), y (N, M, *out).
+    """
+
+    op_domain = ""
+
+    def _run(self, x: Array, w: Array, b: Array | None = None, **settings: Any) -> tuple[Array]:
+        group = settings["group"] or 1
+        windows = _windows(x, w.shape[2:], settings, 0.0)
+        y = _multiply(windows, w, group)
+        return (y if b is None else y + b.reshape(-1, *(1,) * (w.ndim - 2)),)
+
+
+class MaxPool(OnnxMaxPool):
+    """Floor mode without indices as a maximum over windows; onnx's own loops do the rest."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, **settings: Any) -> tuple[Array, ...]:  # type: ignore[override]  # takes what it passes on
+        if settings["ceil_mode"] or len(self.onnx_node.output) > 1:
+            return tuple(super()._run(x, **settings))  # type: ignore[no-untyped-call]  # onnx has no types here
+        kernel = settings["kernel_shape"]
+        windows = _windows(x, kernel, settings, -np.inf if is_float(x) else np.iinfo(x.dtype).min)
+        return (windows.max(axis=tuple(range(-len(kernel), 0))),)
+
+
+def _windows(x: Array, kernel: Sequence[int], settings: dict[str, Any], padding: float) -> Array:
+    """A view of x (N, C, *in), padded, as (N, C, *out, *kernel)."""
+    rank = len(kernel)
+    strides = tuple(settings["strides"] or (1,) * rank)
+    dilations = tuple(settings["dilations"] or (1,) * rank)
+    extent = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
+    pads = _pads(settings, x.shape[2:], extent, strides)
+    around = [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)]
+    padded = np.pad(x, around, constant_values=padding)
+    windows = sliding_window_view(padded, extent, axis=tuple(range(2, rank + 2)))
+    steps = (slice(None, None, step) for step in (*strides, *dilations))
+    return np.asarray(windows[(slice(None), slice(None), *steps)])
+
+
+def _pads(settings: dict[str, Any], sizes: Sequence[int], extent: Sequence[int], strides: Sequence[int]) -> list[int]:
+    """Returns the pads before each axis, then those after."""
+    mode = settings["auto_pad"] or "NOTSET"
+    if mode == "NOTSET":
+        return list(settings["pads"] or (0,) * (2 * len(sizes)))
+    if mode == "VALID":
+        return [0] * (2 * len(sizes))
+    total = [
+        max(0, (-(-size // stride) - 1) * stride + reach - size)
+        for size, stride, reach in zip(sizes, strides, extent, strict=True)
+    ]
+    small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+    return small + large if mode == "SAME_UPPER" else large + small
+
+
+def _multiply(windows: Array, w: Array, group: int) -> Array:
+    """windows (N, C, *out, *kernel) times w (M, C/group, *kernel), a slab of the first output axis at a time."""
+    batch, channels = windows.shape[:2]
+    rank, filters = w.ndim - 2, w.shape[0]
+    out, kernel = windows.shape[2 : 2 + rank], w.shape[2:]
+    matrix = w.reshape(group, filters // group, -1).transpose(0, 2, 1)  # (group, C/group * kernel, M/group)
+    y = np.empty((batch, group, filters // group, *out), windows.dtype)
+    slab = max(1, COLUMN_BYTES // max(1, 8 * batch * channels * math.prod(out[1:]) * math.prod(kernel)))
+    grouped = windows.reshape(batch, group, channels // group, *out, *kernel) if group > 1 else windows[:, None]
+    order = (0, 1, *range(3, 3 + rank), 2, *range(3 + rank, 3 + 2 * rank))
+    for start in range(0, out[0], slab):
+        part = grouped[:, :, :, start : start + slab].transpose(order)  # (N, group, *out, C/group, *kernel)
+        product = part.reshape(batch, group, -1, matrix.shape[1]) @ matrix
+        y[:, :, :, start : start + slab] = product.swapaxes(2, 3).reshape(batch, group, -1, *part.shape[2 : 2 + rank])
+    return y.reshape(batch, filters, *out)
