@@ -3,8 +3,8 @@
     python benchmarks/ternary.py --k 4096 --n 4096 --rows 1,8,32,128
 
 Every contestant multiplies the same (rows, K) input with a (K, N) weight. One round times every contestant once, in a
-new random order; a table row gives the median time and how many times slower the rival is (ratio of medians, with its
-95 % bootstrap interval over rounds).
+new random order; a table row gives the median time and how many times slower the rival is (median over rounds of the
+ratio within a round, with its 95 % bootstrap interval).
 
 * warm: one node; the session runs once untimed, then ``--inner`` times. The weights are as near as the caches allow.
 * cold: ``--nodes`` nodes with weights of their own in one session, so that each node's weights come from memory.
@@ -13,16 +13,15 @@ new random order; a table row gives the median time and how many times slower th
 from __future__ import annotations
 
 import argparse
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
+from report import interval, machine, markdown
 
 from baker.runtime.kernels import available_isas, custom_ops_library, pack_codes
 
@@ -131,25 +130,6 @@ def measure(
     return {name: np.array(values) for name, values in times.items()}
 
 
-def interval(rival: np.ndarray, ours: np.ndarray, rng: np.random.Generator) -> tuple[float, float, float]:
-    """Ratio of medians and its 95 % bootstrap interval; rounds are resampled as pairs."""
-    picks = rng.integers(0, len(ours), (2000, len(ours)))
-    ratios = np.median(rival[picks], axis=1) / np.median(ours[picks], axis=1)
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    return float(np.median(rival) / np.median(ours)), float(low), float(high)
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if not info.is_file():
-        return platform.processor() or platform.machine()
-    fields = dict(line.split(":", 1) for line in info.read_text().split("\n\n")[0].splitlines() if ":" in line)
-    named = {key.strip(): value.strip() for key, value in fields.items()}
-    return (
-        f"{named.get('model name', platform.machine())} (family {named.get('cpu family')}, model {named.get('model')})"
-    )
-
-
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--k", type=int, default=4096)
@@ -175,18 +155,19 @@ def main() -> None:
     ]
     names = ["ternary", *(name for name in args.against.split(",") if name)]
     sessions = {name: session(CONTESTANTS[name], layers, args.threads) for name in names}
-    print(f"{cpu_name()} · kernel {available_isas()[0]} · ONNX Runtime {ort.__version__} · {args.threads} thread(s)")
+    print(f"{machine()}, kernel {available_isas()[0]}, {args.threads} thread(s)")
     print(f"K = {args.k}, N = {args.n}, {args.case}, {nodes} node(s), {args.rounds} rounds of {args.inner}\n")
-    print("| M | contestant | µs an op | GOPS | times ternary [95 %] |\n|---|---|---|---|---|")
+    table: list[list[str]] = []
     for m in (int(value) for value in args.rows.split(",")):
         x = rng.standard_normal((m, args.k), np.float32)
         calls = {name: bound(candidate, x, args.n) for name, candidate in sessions.items()}
         times = {name: value / nodes for name, value in measure(calls, args.rounds, args.inner, rng).items()}
         for name, value in times.items():
             median = float(np.median(value))
-            ratio, low, high = interval(value, times["ternary"], rng)
+            ratio, low, high = interval(value / times["ternary"])
             gops = 2 * m * args.k * args.n / median / 1e3
-            print(f"| {m} | {name} | {median:.1f} | {gops:.0f} | {ratio:.2f} [{low:.2f}, {high:.2f}] |", flush=True)
+            table.append([str(m), name, f"{median:.1f}", f"{gops:.0f}", f"{ratio:.2f} [{low:.2f}, {high:.2f}]"])
+    print(markdown(["M", "contestant", "µs an op", "GOPS", "times ternary [95 %]"], table))
 
 
 if __name__ == "__main__":

@@ -85,8 +85,8 @@ class Scratch {
     ReleaseAllocator::of(api_)(allocator_);
   }
   [[nodiscard]] void* get() const noexcept {
-    const auto address = reinterpret_cast<std::uintptr_t>(memory_);
-    return reinterpret_cast<void*>((address + kLine - 1) / kLine * kLine);
+    const std::uintptr_t beyond = reinterpret_cast<std::uintptr_t>(memory_) % kLine;
+    return static_cast<std::uint8_t*>(memory_) + (beyond == 0 ? 0 : kLine - beyond);
   }
 
  private:
@@ -130,16 +130,19 @@ void Kernel::compute(KernelContext* context) const {
                {run_on_threads, &threads});
 }
 
+std::unique_ptr<Kernel> make_kernel(const Api* api, const KernelInfo* info, const std::string& node) {
+  MemoryInfo* memory = nullptr;
+  call<CreateCpuMemoryInfo>(api, kArenaAllocator, kMemDefault, &memory);
+  std::unique_ptr<MemoryInfo, void (*)(MemoryInfo*)> owned(memory, ReleaseMemoryInfo::of(api));
+  const ternary::Variant& variant = ternary::select_variant("auto");
+  return std::unique_ptr<Kernel>(new Kernel{api, node, load(api, info), variant, std::move(owned)});
+}
+
 Status* create(const CustomOp*, const Api* api, const KernelInfo* info, void** out) noexcept {
   std::string node;
   Status* status = guarded(api, where(""), kFail, [&] { node = node_name(api, info); });
   if (status != nullptr) return status;
-  return guarded(api, where(node), kInvalidGraph, [&] {
-    MemoryInfo* memory = nullptr;
-    call<CreateCpuMemoryInfo>(api, kArenaAllocator, kMemDefault, &memory);
-    std::unique_ptr<MemoryInfo, void (*)(MemoryInfo*)> owned(memory, ReleaseMemoryInfo::of(api));
-    *out = new Kernel{api, node, load(api, info), ternary::select_variant("auto"), std::move(owned)};
-  });
+  return guarded(api, where(node), kInvalidGraph, [&] { *out = make_kernel(api, info, node).release(); });
 }
 
 Status* compute(void* self, KernelContext* context) noexcept {

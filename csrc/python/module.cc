@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <optional>
+#include <system_error>
 #include <thread>
 
 #include "kernels/ternary_matmul/ternary_matmul.h"
@@ -23,6 +24,8 @@ ternary::View<T> view(const Array<T>& array) {
   return {array.data(), {array.shape(), array.shape() + array.ndim()}};
 }
 
+constexpr int kMaxThreads = 1024;
+
 // Threads for one call; an application has ONNX Runtime's pool instead.
 struct Threads {
   int count;
@@ -34,7 +37,11 @@ void run_on_threads(void* self, ternary::Executor::Task task, std::size_t count,
     for (std::size_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) task(argument, i);
   };
   std::vector<std::thread> helpers;
-  for (int i = 1; i < static_cast<Threads*>(self)->count; ++i) helpers.emplace_back(work);
+  helpers.reserve(kMaxThreads);
+  try {
+    for (int i = 1; i < static_cast<Threads*>(self)->count; ++i) helpers.emplace_back(work);
+  } catch (const std::system_error&) {  // no more threads to be had: those that run do all of the work
+  }
   work();
   for (std::thread& helper : helpers) helper.join();
 }
@@ -43,7 +50,9 @@ Array<float> multiply(const ternary::Weights& weights, const Array<float>& x, co
   if (x.ndim() != 2 || x.shape(1) != weights.cut().k) {
     throw std::invalid_argument("x must be [M, " + std::to_string(weights.cut().k) + "]");
   }
-  if (threads < 1 || threads > 1024) throw std::invalid_argument("threads must be 1 to 1024");
+  if (threads < 1 || threads > kMaxThreads) {
+    throw std::invalid_argument("threads must be 1 to " + std::to_string(kMaxThreads));
+  }
   const std::int64_t m = x.shape(0);
   Array<float> y({m, weights.n()});
   const float* from = x.data();

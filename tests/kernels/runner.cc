@@ -86,8 +86,9 @@ Case make_case(Random& random) {
       made.x[static_cast<std::size_t>(pick(random, 0, made.m * made.k - 1))] = special;
     }
   }
-  if (made.m > 2)
-    std::memset(made.x.data() + made.k, 0, static_cast<std::size_t>(made.k) * sizeof(float));  // a zero row
+  if (made.m > 2) {  // a row of zeros
+    std::memset(made.x.data() + made.k, 0, static_cast<std::size_t>(made.k) * sizeof(float));
+  }
   return made;
 }
 
@@ -111,7 +112,7 @@ std::vector<float> multiply(const Variant& variant, const Weights& weights, cons
 
 bool same(const Case& made, const char* isa, const std::vector<float>& got, const std::vector<float>& want) {
   for (std::size_t i = 0; i < want.size(); ++i) {
-    if (std::memcmp(&got[i], &want[i], sizeof(float)) == 0) continue;
+    if (std::memcmp(&got[i], &want[i], sizeof(float)) == 0) continue;  // NOLINT: the bits are what must be equal
     std::printf("%s: M %lld N %lld K %lld group %lld, y[%zu]: %a, scalar has %a\n", isa, static_cast<long long>(made.m),
                 static_cast<long long>(made.n), static_cast<long long>(made.k), static_cast<long long>(made.group), i,
                 static_cast<double>(got[i]), static_cast<double>(want[i]));
@@ -169,7 +170,7 @@ bool check_refusals() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const int cases = argc > 1 ? std::atoi(argv[1]) : 200;
+  const int cases = argc > 1 ? static_cast<int>(std::strtol(argv[1], nullptr, 10)) : 200;
   Random random(argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 0);
   if (!check_refusals() || !check_variants(random, cases)) return 1;
   std::string names;

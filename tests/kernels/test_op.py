@@ -185,6 +185,22 @@ def test_an_optional_bias_may_have_an_empty_name():
     assert_same_bits(open_session(proto).run(None, {"x": layer.x})[0], reference(layer))
 
 
+def test_weights_may_lie_outside_of_a_branch():
+    node = helper.make_node(
+        "TernaryMatMul", ["x", "codes", "scale"], ["then"], "fc", domain="ai.baker", K=GROUPED.k, group=48
+    )
+    zero = helper.make_node("Constant", [], ["else"], value_float=0.0)
+    branches = {
+        "then_branch": helper.make_graph([node], "then", [], [float_value("then", None)]),
+        "else_branch": helper.make_graph([zero], "else", [], [float_value("else", None)]),
+    }
+    inputs = [float_value("x", ["rows", GROUPED.k]), helper.make_tensor_value_info("take", TensorProto.BOOL, [])]
+    weights = [numpy_helper.from_array(GROUPED.codes, "codes"), numpy_helper.from_array(GROUPED.scale, "scale")]
+    branch = helper.make_node("If", ["take"], ["y"], **branches)
+    session = open_session(finished(helper.make_graph([branch], "g", inputs, [float_value("y", None)], weights)))
+    assert_same_bits(session.run(None, {"x": GROUPED.x, "take": np.array(True)})[0], reference(GROUPED))
+
+
 def test_many_threads_share_sessions():
     """Three sessions with three threads each, every one run by three callers at once."""
     layers = [random_layer(np.random.default_rng(5 + i), 70, 300, 900, 0, one_scale=False, bias=True) for i in range(3)]

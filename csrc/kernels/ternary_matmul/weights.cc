@@ -84,8 +84,9 @@ Weights::Weights(const Layer& layer) : n_(checked_n(layer)), cut_(checked_cut(la
   const auto biases = static_cast<std::size_t>(panels * kPanelChannels);
   bias_ = make_buffer<float>(biases);
   std::memset(bias_.get(), 0, biases * sizeof(float));
-  if (layer.bias.data != nullptr)
+  if (layer.bias.data != nullptr) {
     std::memcpy(bias_.get(), layer.bias.data, static_cast<std::size_t>(n_) * sizeof(float));
+  }
 }
 
 const std::uint8_t* Weights::panel(std::int64_t index) const noexcept {
