@@ -15,8 +15,11 @@ from baker.proof.recorder import Outputs, Recording
 OWN_ERRORS = 4.0
 """A candidate may be this many times further from the float64 run than the original is."""
 
-FLOOR = 1e-3
-"""Where a sample's outputs are tiny or zero, this part of the largest output of all samples sets the tolerance."""
+FLOOR = 0.1
+"""Where a sample's outputs are tiny, this part of the largest output of all samples is the scale to judge by.
+
+The tail of a saturated sigmoid, or what an input of zeros gives, says nothing of what rounding may do.
+"""
 
 ORACLE_SAMPLES = 2
 ORACLE_RUN_SECONDS = 1.0
@@ -85,7 +88,8 @@ class Comparison:
             return "no float64 run was made to say more, since it would take minutes"
         indices = self._samples_to_judge()
         feeds = [self.recording.feeds[index] for index in indices]
-        exact = exact_outputs(original, feeds, [self.recording.outputs[index] for index in indices])
+        given = [self.recording.outputs[index] for index in indices]
+        exact = exact_outputs(original, feeds, given, self.floors)
         if isinstance(exact, str):
             return exact
         for name, missed in self.misses.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,13 +27,17 @@ _STEPS = {"Round", "Floor", "Ceil", "Sign", "QuantizeLinear", "DynamicQuantizeLi
 
 
 def exact_outputs(
-    model: ir.Model, feeds: Sequence[Feed], outputs: Sequence[Mapping[str, Array]]
+    model: ir.Model,
+    feeds: Sequence[Feed],
+    outputs: Sequence[Mapping[str, Array]],
+    scales: Mapping[str, float] | None = None,
 ) -> list[dict[str, Array]] | str:
     """Runs a model in float64 with the ONNX reference evaluator, and cross-checks that run.
 
     Args:
         feeds: the samples; one image takes a ResNet-50 about a second.
         outputs: what ONNX Runtime computes for them, in the model's own precision.
+        scales: magnitudes that an output has at least, where these samples' are smaller.
 
     Returns:
         The outputs of each sample, or in words why this oracle can't be used.
@@ -48,11 +53,18 @@ def exact_outputs(
     limit = MAX_DISAGREEMENT_COARSE if coarse else MAX_DISAGREEMENT
     for wide, narrow in zip(exact, outputs, strict=True):
         for name, array in narrow.items():
-            if is_float(array) and compare([np.asarray(wide[name])], [array]).rel_l2 > limit:
+            if is_float(array) and _disagreement(wide[name], array, (scales or {}).get(name, 0.0)) > limit:
                 return (
                     f"the float64 run disagrees with the original on output '{name}' by more than rounding can explain"
                 )
     return exact
+
+
+def _disagreement(wide: Array, narrow: Array, scale: float) -> float:
+    error = compare([np.asarray(wide)], [narrow])
+    norm = float(np.linalg.norm(np.nan_to_num(narrow.astype(np.float64), posinf=0, neginf=0)))
+    least = scale * math.sqrt(narrow.size)
+    return error.rel_l2 * norm / least if 0 < norm < least else error.rel_l2
 
 
 class _WideRun:
