@@ -1,0 +1,55 @@
+"""The pass itself: its rules, its option, and that it ends."""
+
+from __future__ import annotations
+
+import pytest
+from helpers import from_text, ops, seeded
+from rewrite_tools import applied, fuse, held
+
+from baker.errors import OptionError
+from baker.passes.fuse import rules
+from baker.pipeline.text import parse
+
+CHAIN = """<ir_version: 8, opset_import: ["": 17]> g (float[N,4] x) => (float[N,4] y) <float one = {1}> {
+  a = Identity (x) b = Mul (a, one) c = Exp (b) y = Identity (c) }"""
+
+
+def test_one_rule_a_file():
+    modules = [rule.__module__.rpartition(".")[2] for rule in rules().values()]
+    assert len(modules) == len(set(modules)) >= 28
+    assert [name.replace("-", "_") for name in rules()] == modules
+
+
+def test_only_the_rules_that_were_asked_for_run():
+    model = from_text(CHAIN)
+    result = held(model, fuse("identity"), {"x": seeded(2, 4)}, error=0)
+    assert ops(model) == ["Mul", "Exp"]
+    assert set(applied(result)) == {"identity"}
+
+
+def test_all_rules_run_together():
+    model = from_text(CHAIN)
+    held(model, fuse(), {"x": seeded(2, 4)}, error=0)
+    assert ops(model) == ["Exp"]
+    assert not model.graph.initializers
+
+
+def test_an_unknown_rule_is_an_error_with_a_suggestion():
+    with pytest.raises(OptionError, match=r"no rule 'conv-batchnorm'. Did you mean 'conv-batch-norm'\? Rules: "):
+        fuse("conv-batchnorm")
+    with pytest.raises(OptionError, match="Did you mean 'identity'"):
+        parse("fuse{rules=[identiti]}")
+
+
+def test_rules_can_be_named_in_a_pipeline():
+    (item,) = parse("fuse{rules=[dropout, identity]}").items
+    assert item.pass_.rules == ("dropout", "identity")
+    assert str(parse(str(parse("fuse{rules=[dropout, identity]}")))) == str(parse("fuse{rules=[dropout, identity]}"))
+
+
+def test_a_deep_chain_ends_quickly():
+    steps = " ".join(f"v{i + 1} = Mul (v{i}, k)" for i in range(400))
+    head = '<ir_version: 8, opset_import: ["": 17]> g (float[N] v0) => (float[N] y) <float k = {1.01}>'
+    model = from_text(f"{head} {{ {steps} y = Abs (v400) }}")
+    held(model, fuse(), {"v0": seeded(3)}, error=1e-4)
+    assert ops(model) == ["Mul", "Abs"]
