@@ -113,6 +113,16 @@ def bound(candidate: ort.InferenceSession, x: np.ndarray, n: int) -> Callable[[]
     return lambda: candidate.run_with_iobinding(binding)
 
 
+def agree(sessions: dict[str, ort.InferenceSession], x: np.ndarray) -> None:
+    """A time is worth something only if the contestants compute the same product (int8 activations cost about 1 %)."""
+    results = {name: candidate.run(["y0"], {"x": x})[0] for name, candidate in sessions.items()}
+    ours = results["ternary"]
+    for name, got in results.items():
+        error = float(np.linalg.norm(got - ours) / np.linalg.norm(ours))
+        if not error < 0.03:
+            raise SystemExit(f"ternary.py: {name} differs from ternary by {error:.3f} (relative L2); nothing was timed")
+
+
 def measure(
     calls: dict[str, Callable[[], None]], rounds: int, inner: int, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
@@ -160,6 +170,7 @@ def main() -> None:
     table: list[list[str]] = []
     for m in (int(value) for value in args.rows.split(",")):
         x = rng.standard_normal((m, args.k), np.float32)
+        agree(sessions, x)
         calls = {name: bound(candidate, x, args.n) for name, candidate in sessions.items()}
         times = {name: value / nodes for name, value in measure(calls, args.rounds, args.inner, rng).items()}
         for name, value in times.items():
