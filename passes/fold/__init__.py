@@ -71,6 +71,8 @@ def _fold(model: ir.Model, limit: int | None, *, shapes: bool) -> tuple[list[Cha
     changes: list[Change] = []
     room = 1 << 62 if limit is None else limit
     while True:
+        if shapes:  # the pass before, or the round before, may have made more of them known
+            infer_shapes(model)
         analysis = Analysis(model, shapes=shapes)
         plan = worth_storing(analysis, room)
         room -= plan.growth
@@ -80,8 +82,6 @@ def _fold(model: ir.Model, limit: int | None, *, shapes: bool) -> tuple[list[Cha
         if shapes and not done:
             done, refused = inline_branches(model, analysis)
             declined += refused
-            if done:  # what an If hid may have a known shape now
-                infer_shapes(model)
         changes += done
         if not done:
             return changes, declined

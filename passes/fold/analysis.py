@@ -65,7 +65,12 @@ class Analysis:
         if value is None or value in self.elements:
             return None if value is None else self.elements[value]
         known = self.tensor(value)
-        return None if known is None or known.nbytes > _SMALL else elements_of(known.array)
+        if known is None or known.nbytes > _SMALL or known.dtype.kind != "i":
+            return None
+        try:
+            return elements_of(known.array)
+        except EvaluationError:  # reported where it is to be stored
+            return None
 
     def _visit(self, node: ir.Node, opset: int) -> None:
         if is_op(node, "Constant"):

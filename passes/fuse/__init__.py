@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from baker.errors import BakerError, OptionError, suggest
 from baker.model.graph import index_names, standard_domain
+from baker.model.shapes import infer_shapes
 from baker.model.size import model_bytes
 from baker.passes.fuse._rule import Facts, FuseRule, GraphRule
 from baker.pipeline.pass_base import Change, Declined, Pass, PassContext, PassResult
@@ -66,6 +67,7 @@ class Fuse(Pass):
                 changes += rule.run(model)
             if len(changes) == before:
                 return PassResult(model, changes, declined)
+            infer_shapes(model)  # less is left to compute, so more shapes may be known
         raise BakerError(f"fuse: still changing after {_MAX_ROUNDS} rounds; the last was {changes[-1]}")
 
 
