@@ -123,23 +123,29 @@ def _constant_tensor(node: ir.Node) -> ir.TensorProtocol | None:
     if len(node.attributes) != 1:
         raise ModelError(f"Constant {quoted(node.outputs[0].name)} has {len(node.attributes)} values; it must have one")
     (attribute,) = node.attributes.values()
-    if attribute.name == "value":
-        return attribute.as_tensor()
-    if attribute.name in ("value_int", "value_ints"):
-        integers = onnx.TensorProto(data_type=onnx.TensorProto.INT64)
-        integers.int64_data.extend(np.atleast_1d(attribute.value).tolist())
-        integers.dims.extend(np.shape(attribute.value))
-        return ir.serde.TensorProtoTensor(integers)
-    if attribute.name in ("value_float", "value_floats"):
-        array = np.asarray(attribute.value, np.float32)
-        array.flags.writeable = False
-        return ir.Tensor(array)
-    if attribute.name in ("value_string", "value_strings"):
-        single = attribute.name == "value_string"
-        texts = [attribute.value] if single else list(attribute.value)
-        encoded = [text if isinstance(text, bytes) else text.encode("utf-8") for text in texts]
-        return ir.StringTensor(encoded, shape=ir.Shape([] if single else [len(encoded)]))
-    raise ModelError(f"Constant {quoted(node.outputs[0].name)}: unknown attribute {quoted(attribute.name)}")
+    kind = ir.AttributeType
+    match attribute.name, attribute.type:
+        case "value", kind.TENSOR:
+            return attribute.as_tensor()
+        case ("value_int", kind.INT) | ("value_ints", kind.INTS):
+            integers = onnx.TensorProto(data_type=onnx.TensorProto.INT64, dims=np.shape(attribute.value))
+            integers.int64_data.extend(np.atleast_1d(attribute.value).tolist())
+            return ir.serde.TensorProtoTensor(integers)
+        case ("value_float", kind.FLOAT) | ("value_floats", kind.FLOATS):
+            array = np.asarray(attribute.value, np.float32)
+            array.flags.writeable = False
+            return ir.Tensor(array)
+        case "value_string", kind.STRING:
+            return ir.StringTensor([_encoded(attribute.value)], shape=ir.Shape([]))
+        case "value_strings", kind.STRINGS:
+            texts = [_encoded(text) for text in attribute.value]
+            return ir.StringTensor(texts, shape=ir.Shape([len(texts)]))
+    shown = quoted(node.outputs[0].name)
+    raise ModelError(f"Constant {shown}: attribute {quoted(attribute.name)} of type {attribute.type.name} is no value")
+
+
+def _encoded(text: str | bytes) -> bytes:
+    return text if isinstance(text, bytes) else text.encode("utf-8")
 
 
 def _sort(root: ir.Graph) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 
 import onnx
 import onnx_ir as ir
@@ -19,17 +18,10 @@ from baker.model import external, tensors
 from baker.model.calls import Body, FunctionId, check_calls
 from baker.model.graph import standard_domain
 from baker.model.marks import quoted
+from baker.model.operators import ONNX_DOMAINS, attribute_types, newest_version, operator_fault
 
 MAX_SUBGRAPH_DEPTH = 32  # one more, and protobuf's nesting limit of 100 keeps a saved model from being read
 
-_ONNX_DOMAINS = frozenset(schema.domain for schema in onnx.defs.get_all_schemas())
-# Operators that ONNX Runtime registers in ONNX's domain although the standard lacks them, or lacked them then.
-_RUNTIME_OPERATORS = frozenset(
-    (
-        *("Affine", "Crop", "DynamicSlice", "ImageScaler", "LayerNormalization"),
-        *("ParametricSoftplus", "Scale", "ScaledTanh", "SimplifiedLayerNormalization"),
-    )
-)
 _SPARSE = (onnx.AttributeProto.SPARSE_TENSOR, onnx.AttributeProto.SPARSE_TENSORS)
 
 
@@ -76,7 +68,7 @@ def _imports(imports: Iterable[onnx.OperatorSetIdProto], where: str) -> dict[str
     for entry in imports:
         _check_text([entry.domain], where)
         domain = standard_domain(entry.domain)
-        newest = _newest(domain)
+        newest = newest_version(domain)
         if entry.version < 1 or (newest is not None and entry.version > newest):
             known = "" if newest is None else f"; the newest known one is {newest}"
             shown = "" if not domain else f" of domain {quoted(domain)}"
@@ -84,15 +76,6 @@ def _imports(imports: Iterable[onnx.OperatorSetIdProto], where: str) -> dict[str
         if found.setdefault(domain, entry.version) != entry.version:
             raise ModelError(f"{where}: imports two versions of domain {quoted(domain)}")
     return found
-
-
-@cache
-def _newest(domain: str) -> int | None:
-    """Returns the newest opset version of an ONNX domain, None for a foreign one."""
-    if domain not in _ONNX_DOMAINS:
-        return None
-    versions = {s.since_version for s in onnx.defs.get_all_schemas_with_history() if s.domain == domain}
-    return max(versions | ({onnx.defs.onnx_opset_version()} if not domain else set()))
 
 
 def _functions(proto: onnx.ModelProto) -> dict[FunctionId, onnx.FunctionProto]:
@@ -177,9 +160,13 @@ class _Checker:
         self.scope.update(names)
         for node in nodes:
             self._node(node, where, depth)
+        own = set(names)
         for name in outputs:
-            if not self.scope[name]:
-                raise ModelError(f"{where}: output {quoted(name)} is produced by no node")
+            if name not in own:
+                outer = "defined outside of its subgraph; ONNX wants an Identity in between"
+                raise ModelError(
+                    f"{where}: output {quoted(name)} is {outer if self.scope[name] else 'produced by no node'}"
+                )
         self.scope.subtract(names)
         self.current.nodes += len(nodes)
 
@@ -205,9 +192,11 @@ class _Checker:
         if identifier in self.functions:
             self.current.calls[identifier] += 1
             return
-        fault = _schema_fault(node.op_type, domain, self.imports[domain])
+        fault = operator_fault(node.op_type, domain, self.imports[domain])
         if fault:
             raise ModelError(f"{where}: {_node_label(node)}: {fault}")
+        if domain in ONNX_DOMAINS and not any(node.output):
+            raise ModelError(f"{where}: {_node_label(node)} has no output")
 
     def _attribute(self, node: onnx.NodeProto, attribute: onnx.AttributeProto, where: str, depth: int) -> None:
         shown = f"attribute {quoted(attribute.name)} of {_node_label(node)}"
@@ -220,6 +209,7 @@ class _Checker:
             raise ModelError(f"{where}: {shown} has no type")
         if attribute.type in _SPARSE:
             raise ModelError(f"{where}: {shown} is a sparse tensor, which is not supported; store it dense")
+        self._check_type(node, attribute, f"{where}: {shown}")
         self._check_strings(node, attribute, f"{where}: {shown}")
         for tensor in (attribute.t, *attribute.tensors) if _holds_tensors(attribute) else ():
             _check_tensor(tensor, f"{where}: {shown}")
@@ -228,10 +218,19 @@ class _Checker:
         for graph in attribute.graphs:
             self._graph(graph, where, depth + 1)
 
+    def _check_type(self, node: onnx.NodeProto, attribute: onnx.AttributeProto, shown: str) -> None:
+        domain = standard_domain(node.domain)
+        if (domain, node.op_type, node.overload) in self.functions or domain not in self.imports:
+            return
+        expected = attribute_types(node.op_type, domain, self.imports[domain]).get(attribute.name, attribute.type)
+        if attribute.type != expected:
+            found, wanted = (onnx.AttributeProto.AttributeType.Name(kind) for kind in (attribute.type, expected))
+            raise ModelError(f"{shown} is of type {found}, must be {wanted}")
+
     def _check_strings(self, node: onnx.NodeProto, attribute: onnx.AttributeProto, shown: str) -> None:
         """Foreign operators may hold binary data in one string; lists of strings must be text everywhere."""
         texts = list(attribute.strings)
-        if standard_domain(node.domain) in _ONNX_DOMAINS and attribute.type == onnx.AttributeProto.STRING:
+        if standard_domain(node.domain) in ONNX_DOMAINS and attribute.type == onnx.AttributeProto.STRING:
             texts.append(attribute.s)
         for text in texts:
             try:
@@ -255,25 +254,6 @@ def _refuse_duplicates(names: Sequence[str], message: str) -> None:
     if len(set(names)) != len(names):
         twice = next(name for name, count in Counter(names).items() if count > 1)
         raise ModelError(f"{message} {quoted(twice)}")
-
-
-@cache
-def _schema_fault(op_type: str, domain: str, version: int) -> str | None:
-    """Returns why a domain of ONNX has no such operator in this opset, or None."""
-    if domain not in _ONNX_DOMAINS or (not domain and op_type in _RUNTIME_OPERATORS):
-        return None
-    shown = f"domain {quoted(domain)}" if domain else "ONNX"
-    if not onnx.defs.has(op_type, domain):
-        known = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == domain}
-        return f"{shown} has no such operator.{suggest(op_type, known)}"
-    try:
-        schema = onnx.defs.get_schema(op_type, version, domain)
-    except onnx.defs.SchemaError:
-        first = min(s.since_version for s in onnx.defs.get_all_schemas_with_history() if s.name == op_type)
-        return f"it came with opset {first}, and the model imports opset {version}"
-    if schema.deprecated:
-        return f"it was removed in opset {schema.since_version}, and the model imports opset {version}"
-    return None
 
 
 def explain_serde(error: BaseException) -> str:

@@ -227,6 +227,8 @@ STRUCTURES = {
     ),
     "removed operator": ([helper.make_node("Upsample", ["x", "x"], ["y"])], ["'Upsample'", "removed in opset 10"]),
     "no operator": ([onnx.NodeProto(input=["x"], output=["y"])], ["no operator type"]),
+    "no output": ([helper.make_node("Abs", ["x"], []), relu()], ["'Abs' node '' has no output"]),
+    "only outputs without a name": ([helper.make_node("Abs", ["x"], [""]), relu()], ["has no output"]),
     "unknown ml operator": ([helper.make_node("Relu", ["x"], ["y"], domain="ai.onnx.ml")], ["'ai.onnx.ml'"]),
     "domain without import": (
         [helper.make_node("Gelu", ["x"], ["y"], domain="com.microsoft")],
@@ -240,6 +242,15 @@ STRUCTURES = {
     "attribute without a type": (
         [onnx.NodeProto(op_type="Elu", input=["x"], output=["y"], attribute=[onnx.AttributeProto(name="alpha")])],
         ["has no type"],
+    ),
+    "attribute of another type": (
+        [helper.make_node("Concat", ["x", "x"], ["y"], axis=1.5)],
+        ["attribute 'axis'", "is of type FLOAT, must be INT"],
+    ),
+    "constant of another type": ([helper.make_node("Constant", [], ["y"], value=3)], ["must be TENSOR"]),
+    "branch that returns an outer value": (
+        [helper.make_node("If", ["c"], ["y"], then_branch=branch([], "x"))],
+        ["output 'x' is defined outside"],
     ),
     "sparse constant": (
         [helper.make_node("Constant", [], ["y"], sparse_value=helper.make_sparse_tensor(
