@@ -18,7 +18,7 @@ from baker.passes.quantize.dynamic import DynamicInt8
 from baker.passes.quantize.layers import find_layers
 from baker.passes.quantize.opset import PER_CHANNEL_OPSET, raise_opset
 from baker.passes.quantize.search import within_budget
-from baker.passes.quantize.static import StaticInt8
+from baker.passes.quantize.static import Calibration, StaticInt8
 from baker.passes.quantize.weights import settle_weights
 from baker.pipeline.pass_base import Change, Declined, LossyPass, PassContext, PassResult
 from baker.proof.numerics import Fidelity
@@ -60,6 +60,8 @@ class Quantize(LossyPass):
     """How a tensor's range follows from its histogram."""
     percentile: float = 99.99
     """Share of the values, in percent, that range=percentile keeps."""
+    bias_correction: bool = True
+    """Take what rounding the weights shifts a layer's result by, on average, off its bias."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -120,7 +122,8 @@ class _Work:
             )
         if options.mode == "dynamic" or not feeds:
             return DynamicInt8(options.selects)
-        return StaticInt8.calibrate(self.source, self.context, options.selects, options.range, options.percentile)
+        calibration = Calibration(options.range, options.percentile, options.bias_correction)
+        return StaticInt8.calibrate(self.source, self.context, options.selects, calibration)
 
     def raise_opset(self) -> None:
         """Raises the opset where per-channel scales need it, and proves that nothing else changed.

@@ -9,8 +9,9 @@ from typing import TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from baker.model.graph import Array, label, remove_if_dead, replace_value, set_initializer, unique_name
+from baker.model.graph import Array, constant_value, label, remove_if_dead, replace_value, set_initializer, unique_name
 from baker.model.qparams import MIN_SCALE, Affine, activation_qparams, quantize, weight_qparams
+from baker.passes.quantize.bias import ChannelMean, channel_axis, shift
 from baker.passes.quantize.layers import Layer
 from baker.passes.quantize.plan import Plan, QTensor
 from baker.pipeline.pass_base import Change
@@ -47,7 +48,7 @@ def tensor_qparams(plan: Plan, ranges: Ranges) -> dict[ir.Value, Affine]:
     return {value: leading[tensor.leader] for value, tensor in plan.tensors.items()}
 
 
-def emit_static(graph: ir.Graph, plan: Plan, ranges: Ranges) -> Emitted:
+def emit_static(graph: ir.Graph, plan: Plan, ranges: Ranges, means: Mapping[str, ChannelMean] | None = None) -> Emitted:
     """Puts the plan into the graph.
 
     Weights become int8 initializers (or uint8) behind a DequantizeLinear, biases int32 ones whose scale is exactly
@@ -56,8 +57,9 @@ def emit_static(graph: ir.Graph, plan: Plan, ranges: Ranges) -> Emitted:
     Args:
         plan: made for this very graph.
         ranges: (lo, hi) of every leader in the plan, by name.
+        means: channel means of layers' inputs by name; biases are corrected by them.
     """
-    writer = _Writer(graph, plan, tensor_qparams(plan, ranges))
+    writer = _Writer(graph, plan, tensor_qparams(plan, ranges), means or {})
     changes = [writer.layer(layer) for layer in plan.layers]
     for tensor in plan.tensors.values():
         writer.tensor(tensor)
@@ -71,6 +73,7 @@ class _Writer:
     graph: ir.Graph
     plan: Plan
     qparams: dict[ir.Value, Affine]
+    means: Mapping[str, ChannelMean]
     stored: dict[_WeightKey, tuple[ir.Value, ir.Value]] = field(default_factory=dict)
     scalars: dict[int, tuple[ir.Value, ir.Value]] = field(default_factory=dict)
     weights: dict[str, str] = field(default_factory=dict)
@@ -121,8 +124,12 @@ class _Writer:
         array, bias = layer.array(), layer.bias
         source = self.qparams[layer.source]
         weight = layer_weight_qparams(layer, array, source)
-        restored = self.dequantized(layer, array, weight)
+        integers, restored = self.dequantized(layer, array, weight)
         layer.node.replace_input_with(layer.weight_index, restored)
+        seen = self.means.get(layer.source.name or "")
+        if seen is not None and channel_axis(layer) is not None:
+            moved = shift(layer, _rounding_error(array, constant_value(integers), weight), seen)
+            bias = -moved if bias is None else bias - moved
         if bias is not None:
             self.bias(layer, bias, source, weight)
         layer.node.attributes.pop("alpha", None)
@@ -130,8 +137,8 @@ class _Writer:
         remove_if_dead(layer.weight)
         return Change("int8-static", layer.name, _describe(layer, array, source, weight))
 
-    def dequantized(self, layer: Layer, array: Array, weight: Affine) -> ir.Value:
-        """The weight behind a DequantizeLinear; layers that share a weight and its scales share these."""
+    def dequantized(self, layer: Layer, array: Array, weight: Affine) -> tuple[ir.Value, ir.Value]:
+        """The weight's integers, and what dequantizes them; layers that share weight and scales share these."""
         key = (layer.weight, array.shape, weight.axis, weight.scale.tobytes())
         if key not in self.stored:
             name = layer.weight.name or "weight"
@@ -143,7 +150,7 @@ class _Writer:
             self.stored[key] = inputs[0], self.dequantize(inputs, weight.axis, layer.node, name)
         integers, restored = self.stored[key]
         self.weights[layer.name] = integers.name or ""
-        return restored
+        return integers, restored
 
     def bias(self, layer: Layer, bias: Array, source: Affine, weight: Affine) -> None:
         scale = (np.float32(source.scale) * weight.scale).astype(np.float32)
@@ -208,6 +215,16 @@ def layer_weight_qparams(layer: Layer, array: Array, source: Affine) -> Affine:
     biased = (bias != 0) if layer.axis is not None else np.any(bias)
     scale = np.where(used, np.maximum(weight.scale, least), np.where(biased, least, 1.0))
     return Affine(scale.astype(np.float32), weight.zero_point, weight.axis)
+
+
+def _rounding_error(array: Array, integers: Array | None, weight: Affine) -> Array:
+    """Wq - W in float32."""
+    if integers is None or weight.axis is None:
+        raise ValueError("the weight of a layer with a corrected bias has int8 integers per channel")
+    scale = weight.scale.reshape([-1 if axis == weight.axis else 1 for axis in range(array.ndim)])
+    restored: Array = integers * scale
+    restored -= array
+    return restored
 
 
 def _others(rank: int, axis: int) -> tuple[int, ...]:

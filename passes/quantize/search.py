@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from baker.proof.verifier import Measurement
-
 from baker.passes.quantize.built import Built
+from baker.proof.verifier import Measurement
 
 Build = Callable[[Mapping[str, str]], Built]
 Measure = Callable[[Built], Measurement]

@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from baker.model.graph import index_names
+from baker.passes.quantize.bias import ChannelMean, channel_axis
 from baker.passes.quantize.built import Built
 from baker.passes.quantize.calibrate import observe
 from baker.passes.quantize.emit import emit_static
-from baker.passes.quantize.histogram import RangeMethod
+from baker.passes.quantize.histogram import Histogram, RangeMethod
 from baker.passes.quantize.layers import Layer, find_layers, misfusion
 from baker.passes.quantize.placement import placement_of
 from baker.passes.quantize.plan import Plan, make_plan
 from baker.pipeline.pass_base import Declined, PassContext
 
 Selects = Callable[[ir.Node], bool]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What is made of the data.
+
+    Attributes:
+        method: how a range follows from a histogram.
+        percentile: for that method, in percent.
+        correct_bias: take what rounding the weights shifts a result by off the bias.
+    """
+
+    method: RangeMethod = "mse"
+    percentile: float = 99.99
+    correct_bias: bool = True
+
+    def bounds(self, value: ir.Value, histogram: Histogram) -> tuple[float, float]:
+        """The range of a tensor; all that was seen where the extremes carry the meaning: outputs, Sigmoids."""
+        row = placement_of(value.producer())
+        keeps_tails = value.is_graph_output() or (row is not None and row.minmax)
+        return histogram.range("minmax" if keeps_tails else self.method, percentile=self.percentile)
 
 
 @dataclass(frozen=True)
@@ -28,16 +50,16 @@ class StaticInt8:
         selects: which nodes may be touched.
         ranges: (lo, hi) by tensor name.
         unusable: tensors without a finite range, by name.
+        means: the channel means of layers' inputs, by tensor name; empty leaves biases as they are.
     """
 
     selects: Selects
     ranges: Mapping[str, tuple[float, float]]
-    unusable: frozenset[str] = field(default_factory=frozenset)
+    unusable: frozenset[str]
+    means: Mapping[str, ChannelMean]
 
     @classmethod
-    def calibrate(
-        cls, model: ir.Model, context: PassContext, selects: Selects, method: RangeMethod, percentile: float
-    ) -> StaticInt8:
+    def calibrate(cls, model: ir.Model, context: PassContext, selects: Selects, calibration: Calibration) -> StaticInt8:
         """Learns the ranges in one pass over ``context.calibration``.
 
         Raises:
@@ -46,17 +68,17 @@ class StaticInt8:
         """
         layers = [layer for layer in find_layers(model, selects)[0] if layer.node.graph is model.graph]
         plan = make_plan(model.graph, layers, allowed=selects)
+        axes = {layer.source: channel_axis(layer) for layer in layers} if calibration.correct_bias else {}
         wanted = {tensor.leader for tensor in plan.tensors.values()} | {layer.source for layer in layers}
-        ordered = [value for value in plan.tensors if value in wanted]
-        seen = observe(model, ordered, context.calibration, threads=context.threads)
-        ranges, unusable = {}, set()
-        for value, histogram in seen.items():
-            if histogram.finite and histogram.seen:
-                chosen = "minmax" if _keeps_tails(value) else method
-                ranges[value.name or ""] = histogram.range(chosen, percentile=percentile)
-            else:
-                unusable.add(value.name or "")
-        return cls(selects, ranges, frozenset(unusable))
+        watched = {value: axes.get(value) for value in plan.tensors if value in wanted}
+        seen = observe(model, watched, context.calibration, threads=context.threads)
+        usable = {value: found for value, found in seen.items() if found.histogram.finite and found.histogram.seen}
+        return cls(
+            selects,
+            {value.name or "": calibration.bounds(value, found.histogram) for value, found in usable.items()},
+            frozenset(value.name or "" for value in seen if value not in usable),
+            {value.name or "": found.mean for value, found in usable.items() if found.mean is not None},
+        )
 
     def build(self, model: ir.Model, excluded: Mapping[str, str]) -> Built:
         """Quantizes a copy of the model.
@@ -75,7 +97,7 @@ class StaticInt8:
             else:
                 declined.append(Declined(layer.name, reason))
         plan = self._plan(candidate.graph, layers)
-        emitted = emit_static(candidate.graph, plan, self.ranges)
+        emitted = emit_static(candidate.graph, plan, self.ranges, self.means)
         return Built(candidate, emitted.changes, declined, emitted.weights)
 
     def _plan(self, graph: ir.Graph, layers: list[Layer]) -> Plan:
@@ -93,9 +115,3 @@ class StaticInt8:
             if value.name in self.unusable:
                 return f"'{value.name}' held NaN or infinity, or nothing at all, on the calibration data"
         return None
-
-
-def _keeps_tails(value: ir.Value) -> bool:
-    """True for tensors whose extremes carry the meaning: the model's outputs, a Sigmoid's result."""
-    row = placement_of(value.producer())
-    return value.is_graph_output() or (row is not None and row.minmax)

@@ -10,7 +10,7 @@ from quantize_tools import Net, feeds_for, quantize, seeded
 from baker.passes.quantize import rank
 from baker.passes.quantize.built import Built
 from baker.passes.quantize.search import within_budget
-from baker.passes.quantize.static import StaticInt8
+from baker.passes.quantize.static import Calibration, StaticInt8
 from baker.pipeline.pass_base import Change, PassContext
 from baker.proof.budget import Budget
 from baker.proof.verifier import Measurement, Verifier
@@ -127,7 +127,7 @@ def test_ranking_by_output_error_finds_the_fragile_layer():
     net = fragile()
     model = net.model(net.nodes[-1].output[0])
     context = PassContext(calibration=feeds_for(model, 6), threads=1)
-    builder = StaticInt8.calibrate(model, context, lambda node: True, "mse", 99.99)
+    builder = StaticInt8.calibrate(model, context, lambda node: True, Calibration())
     ranked = rank.by_output_error(model, ["first", "last", "middle"], builder.ranges, context)
     assert ranked[0] == "middle"
     assert set(ranked) == {"first", "middle", "last"}
@@ -143,7 +143,7 @@ def test_ranking_measures_a_conv_behind_the_rounding_of_its_result():
     shifted = net.op("Sub", peaks, net.const(np.array([0, 0, 0, 5000], np.float32).reshape(1, 4, 1, 1)))
     model = net.model(net.conv(net.op("Add", even, shifted), 4, 4, name="tail"))
     context = PassContext(calibration=feeds_for(model, 4), threads=1)
-    builder = StaticInt8.calibrate(model, context, lambda node: True, "minmax", 99.99)
+    builder = StaticInt8.calibrate(model, context, lambda node: True, Calibration("minmax"))
     ratios = rank.output_errors(model, ["even", "peaks", "tail"], builder.ranges, context)
     assert 1e-5 < ratios["even"] < 1e-3
     assert ratios["peaks"] > 0.3  # a step of 20 for values around 1; the mean of 5000 is no signal
