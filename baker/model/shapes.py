@@ -38,7 +38,10 @@ def infer_shapes(model: ir.Model) -> list[str]:
     inferred = _infer(skeleton, False, notes)
     if inferred is None:
         return notes
-    if _apply(model, inferred) > MAX_PROPAGATED:
+    longest = _apply(model, inferred)
+    if _is_complete(model):
+        return notes
+    if longest > MAX_PROPAGATED:
         return [*notes, "shape inference did not follow the contents of vectors, since one is too long"]
     inferred = _infer(skeleton, True, notes)
     if inferred is not None:
@@ -129,6 +132,18 @@ def _apply(model: ir.Model, inferred: onnx.ModelProto) -> int:
                     value.type = kind
                     value.shape = value.shape if shape is None else _refined(shape, value.shape)
     return longest
+
+
+def _is_complete(model: ir.Model) -> bool:
+    """True when every shape is known, in numbers and the symbols of the model's inputs: then contents add nothing."""
+    symbols = {dim for value in model.graph.inputs for dim in value.shape or () if isinstance(dim, ir.SymbolicDim)}
+    symbols.discard(ir.SymbolicDim(None))
+    outputs = set(model.graph.outputs)
+    inner = (value for node in model.graph.all_nodes() for value in node.outputs if value.name and value not in outputs)
+    return all(
+        value.shape is not None and all(isinstance(dim, int) or dim in symbols for dim in value.shape)
+        for value in inner
+    )
 
 
 def _types(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TypeProto]]:
