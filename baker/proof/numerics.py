@@ -187,26 +187,30 @@ class Meter:
         return OutputError(self.max_abs, relative, sqnr, self.dot / norms if norms else 0.0, top1)
 
 
-def excess(reference: Array, candidate: Array, tolerance: Tolerance | None, peak: float) -> float:
-    """Returns the largest error as a multiple of what is allowed: up to 1 is inside the tolerance.
+def ratios(reference: Array, candidate: Array, tolerance: Tolerance | None, peak: float) -> F64:
+    """Returns the error of each element as a multiple of what is allowed: up to 1 is inside the tolerance.
 
-    Integers, booleans and strings must be equal, and an element that is not finite must be the same on both sides:
-    inf where they are not.
+    Integers, booleans and strings must be equal, and an element that is not finite must be the same on both sides: a
+    single inf where they are not.
 
     Args:
         tolerance: None asks for bit-equality.
         peak: max|reference| of the sample.
     """
     if tolerance is None or not is_float(reference) or reference.shape != candidate.shape:
-        return 0.0 if bit_equal(reference, candidate) else math.inf
+        return np.array([0.0 if bit_equal(reference, candidate) else math.inf])
     a, b = reference.astype(np.float64), candidate.astype(np.float64)
     odd = ~(np.isfinite(a) & np.isfinite(b))
     if not np.array_equal(a[odd], b[odd], equal_nan=True):
-        return math.inf
+        return np.array([math.inf])
     a, b = a[~odd], b[~odd]
     difference, allowed = np.abs(a - b), tolerance.atol * peak + tolerance.rtol * np.abs(a)
-    ratio = np.divide(difference, allowed, out=np.where(difference > 0, math.inf, 0.0), where=allowed > 0)
-    return float(ratio.max(initial=0.0))
+    return np.divide(difference, allowed, out=np.where(difference > 0, math.inf, 0.0), where=allowed > 0)
+
+
+def excess(reference: Array, candidate: Array, tolerance: Tolerance | None, peak: float) -> float:
+    """Returns the largest of `ratios`; 0 for an empty array."""
+    return float(ratios(reference, candidate, tolerance, peak).max(initial=0.0))
 
 
 def moves(reference: Sequence[Array], tolerance: Tolerance | None) -> bool:

@@ -20,9 +20,9 @@ from baker.proof.hints import InputHint, hint_for, thresholds
 from baker.proof.interface import Feed, dims_of, required_inputs
 from baker.runtime.session import run, session
 
-Kind = Literal["normal", "large", "zeros", "negative", "boundary", "uniform"]
+Kind = Literal["normal", "small", "large", "zeros", "negative", "boundary", "uniform"]
 
-EXERCISE: tuple[Kind, ...] = ("normal", "large", "negative", "normal", "boundary", "uniform", "zeros", "normal")
+EXERCISE: tuple[Kind, ...] = ("normal", "large", "negative", "normal", "boundary", "uniform", "zeros", "small")
 """What shows a change in the function: both signs, saturation, the constants that the model clips at."""
 
 CALIBRATION: tuple[Kind, ...] = ("normal",)
@@ -195,6 +195,8 @@ def _floats(rng: np.random.Generator, shape: tuple[int, ...], kind: Kind, bends:
     match kind:
         case "normal":
             return normal
+        case "small":
+            return 0.1 * normal
         case "large":
             return 10 * normal
         case "zeros":

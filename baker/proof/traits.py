@@ -11,6 +11,7 @@ from baker.model.graph import all_nodes, constant_value, graphs, is_op, label, s
 
 _HALF = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 _DRAWING = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
+_STEPS = {"Round", "Floor", "Ceil", "Sign", "QuantizeLinear", "DynamicQuantizeLinear", "TernaryMatMul"}
 _INTEGER_ARITHMETIC = re.compile(r"^Q[A-Z]|Quantize|Integer|NBits")
 
 
@@ -24,6 +25,11 @@ def _values(model: ir.Model) -> Iterator[ir.Value]:
         yield from (*graph.inputs, *graph.initializers.values())
         for node in graph:
             yield from node.outputs
+
+
+def has_steps(model: ir.Model) -> bool:
+    """True when the model rounds or quantizes on its way, so that a last bit can become a whole step."""
+    return any(node.op_type in _STEPS for node in all_nodes(model))
 
 
 def levels_agree(model: ir.Model) -> bool:

@@ -206,6 +206,31 @@ class TestOracle:
         assert "against a float64 run" in verdict.reason
 
 
+class TestSteps:
+    """Behind a quantizer the last bit may become a whole step: for single elements, not for all of them."""
+
+    TEXT = "net (float[N, 16] x) => (float[N, 8] y) { m = Mul(x, seven)  r = Round(m)  y = MatMul(r, w) }"
+    FEEDS = tuple({"x": seeded(8, 16, seed=seed)} for seed in range(4))
+
+    def judge(self, text: str, scale: float = 1.0) -> Verdict:
+        weights = {"seven": np.float32(7), "seventh": np.float32(1 / 7), "w": seeded(16, 8)}
+        ties = [{"x": feed["x"].copy()} for feed in self.FEEDS]
+        for feed in ties:
+            feed["x"][0] = np.arange(-8, 8) / np.float32(7) + np.float32(0.5 / 7)
+        candidate = net(text, **weights | {"w": weights["w"] * np.float32(scale)})
+        return Verifier(net(self.TEXT, **weights), ties, threads=1).verify(candidate, ROUNDING)
+
+    def test_flipped_steps_are_rounding(self):
+        verdict = self.judge(self.TEXT.replace("Mul(x, seven)", "Div(x, seventh)"))
+        assert verdict.outputs["y"].max_abs > 0.1
+        assert verdict.status == "pass"
+
+    def test_a_shift_of_everything_is_not(self):
+        verdict = self.judge(self.TEXT, scale=1.002)
+        assert verdict.status == "fail"
+        assert "elements are inside" in verdict.reason
+
+
 class TestInconclusive:
     def test_a_model_whose_weights_silence_its_inputs(self):
         silent = {"w": np.zeros((4, 3, 3, 3), np.float32)}
