@@ -23,7 +23,7 @@ from baker.passes.quantize.weights import settle_weights
 from baker.pipeline.pass_base import Change, Declined, LossyPass, PassContext, PassResult
 from baker.proof.numerics import Fidelity
 
-_QUANTIZED = re.compile("(Dynamic)?Quantize|DequantizeLinear|Q(Linear|Gemm|Attention)|MatMulNBits|.*Integer")
+_QUANTIZED = re.compile("(Dynamic)?Quantize|Q(Linear|Gemm|Attention)|MatMulNBits|.*Integer")
 
 _AUDITS = 3  # what stays in float is taken back and looked at again; the second look is clean on every model tried
 

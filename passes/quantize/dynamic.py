@@ -120,8 +120,9 @@ class _Writer:
         if not in_function(node):  # a function's weights have no initializer to look for
             self.weights[name] = weight.name or ""
         quantized, step, zero = activation.outputs
-        total = emit(node, "MatMulInteger", [quantized, weight, zero], name=f"{name}_MatMulInteger").outputs[0]
-        real = emit(node, "Cast", [total], {"to": ir.DataType.FLOAT}, name=f"{name}_Cast").outputs[0]
+        integer = emit(node, "MatMulInteger", [quantized, weight, zero], name=f"{name}_MatMulInteger")
+        integer.name, node.name = name, integer.name  # reports go on naming the layer as its model does
+        real = emit(node, "Cast", [integer.outputs[0]], {"to": ir.DataType.FLOAT}, name=f"{name}_Cast").outputs[0]
         factor = emit(node, "Mul", [step, scale], name=f"{name}_scale").outputs[0]
         return emit(node, "Mul", [real, factor], name=f"{name}_Mul").outputs[0]
 
@@ -139,7 +140,8 @@ class _Writer:
 
     def activation(self, layer: Layer) -> ir.Node:
         """The DynamicQuantizeLinear of what the layer reads; one for all layers of a graph that read it."""
-        node, source = layer.node, layer.source
+        node, source = layer.node, layer.node.inputs[layer.source_index]
+        assert source is not None  # the layer's source, or what an earlier layer's result was replaced by
         transposed = is_op(node, "Gemm") and bool(attribute(node, "transA", 0))
         key = (source, graph_of(node), transposed)
         if key not in self.quantized:
