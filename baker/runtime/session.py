@@ -19,6 +19,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as _state
 
 from baker.errors import ModelError, UsageError
 from baker.model.graph import Array
+from baker.model.lower import lower
 from baker.runtime.kernels import custom_ops_library
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
@@ -64,9 +65,11 @@ def session(
 
     Raises:
         ModelError: ONNX Runtime can't load the model; the message holds its reason in one line.
+        SecurityError: the model's external data is somewhere it must not be.
         UsageError: a file is not there.
         BakerError: the model needs baker's custom-op library, which was not built.
     """
+    model = _resolved(model)
     options = ort_kwargs.pop("sess_options", None)
     given = options is not None
     if options is None:
@@ -132,6 +135,7 @@ def optimized_graph(
     Raises:
         ModelError: ONNX Runtime can't load the model.
     """
+    model = _resolved(model)
     with tempfile.TemporaryDirectory(prefix="baker-") as folder:
         path = Path(folder) / "optimized.onnx"
         options = ort.SessionOptions()
@@ -176,15 +180,15 @@ def _register(options: ort.SessionOptions, model: Source, custom_ops: str | os.P
 
 def _mentions_domain(model: Source) -> bool:
     """True when the model may use baker's domain; registering the library without need does no harm."""
-    word = DOMAIN.encode()
     if isinstance(model, ir.Model):
         return any(DOMAIN in scope.opset_imports for scope in (model, *model.functions.values()))
     if isinstance(model, onnx.ModelProto):
         imports = [*model.opset_import, *(entry for function in model.functions for entry in function.opset_import)]
         return any(entry.domain == DOMAIN for entry in imports)
-    if isinstance(model, bytes):
-        return word in model
-    path = Path(model)
+    return DOMAIN.encode() in model if isinstance(model, bytes) else _file_holds(Path(model), DOMAIN.encode())
+
+
+def _file_holds(path: Path, word: bytes) -> bool:
     if not path.is_file():
         raise UsageError(f"model '{path}' is not there. Give the path of an .onnx file.")
     if path.stat().st_size == 0:
@@ -194,6 +198,13 @@ def _mentions_domain(model: Source) -> bool:
 
 
 # ---- handing a model over --------------------------------------------------------------------------------------
+
+
+def _resolved(model: Source) -> Source:
+    """Reads a file that may name external data here, where the names are checked: ONNX Runtime follows hard links."""
+    if isinstance(model, (str, os.PathLike)) and _file_holds(Path(model), b"location"):
+        return lower(model)
+    return model
 
 
 @dataclass

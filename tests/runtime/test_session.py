@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 from helpers import from_text, seeded
 
-from baker.errors import ModelError, UsageError
+from baker.errors import ModelError, SecurityError, UsageError
 from baker.runtime.kernels import custom_ops_library, pack_codes, ternary_matmul_reference
 from baker.runtime.session import HAND_OVER_BYTES, optimized_graph, run, session
 
@@ -38,6 +38,16 @@ class TestSources:
         for source in (linear, proto, proto.SerializeToString(), tmp_path / "m.onnx", str(tmp_path / "m.onnx")):
             y = run(session(source, threads=1), FEED)["y"]
             np.testing.assert_allclose(y, expected(linear), rtol=1e-5, atol=1e-5)
+
+    def test_external_data_is_read_by_baker_and_checked(self, linear: ir.Model, tmp_path: Path):
+        path = tmp_path / "m.onnx"
+        onnx.save(ir.to_proto(linear), path, save_as_external_data=True, location="w.bin", size_threshold=0)
+        np.testing.assert_allclose(run(session(path), FEED)["y"], expected(linear), rtol=1e-5, atol=1e-5)
+        path.write_bytes(path.read_bytes().replace(b"w.bin", b"../w."))
+        with pytest.raises(SecurityError):
+            session(path)
+        with pytest.raises(SecurityError):
+            optimized_graph(path)
 
     def test_large_weights_are_handed_over_and_the_model_is_left_as_it_was(self, linear: ir.Model):
         assert HAND_OVER_BYTES <= 64 * 64 * 4
