@@ -109,6 +109,7 @@ class _State:
 
     model: ir.Model
     lossy: bool = False  # a lossy change was kept, so later exact passes are judged against the model before them
+    rounded: bool = False  # bits may have changed, so a later EXACT pass can only be held to the model before it
     verdict: Verdict | None = None  # the model as it is now, against the original
 
 
@@ -224,8 +225,10 @@ class _Run:
             return record, replace(before, model=trial.model)
         freeze_tensors(trial.model)
         lossy = before.lossy or pass_.fidelity is Fidelity.LOSSY
-        against_original = pass_.fidelity is Fidelity.LOSSY or not before.lossy
-        return record, _State(trial.model, lossy, trial.verdict if against_original else None)
+        rounded = before.rounded or pass_.fidelity is not Fidelity.EXACT
+        return record, _State(
+            trial.model, lossy, rounded, trial.verdict if self.against_original(pass_, before) else None
+        )
 
     # ---- judging ----
 
@@ -240,8 +243,15 @@ class _Run:
         if pass_.fidelity is Fidelity.LOSSY:
             budget = pass_.effective_budget(self.context) if isinstance(pass_, LossyPass) else self.context.budget
             return verifier.verify(candidate, pass_.fidelity, budget=budget)
-        against = self.state.model if self.state.lossy else None
+        against = None if self.against_original(pass_, self.state) else self.state.model
         return verifier.verify(candidate, pass_.fidelity, against=against)
+
+    @staticmethod
+    def against_original(pass_: Pass, state: _State) -> bool:
+        """Tells whether a pass is held to the original, or to the model that it was given."""
+        if pass_.fidelity is Fidelity.EXACT:
+            return not state.rounded
+        return pass_.fidelity is Fidelity.LOSSY or not state.lossy
 
     def judge_result(self) -> None:
         """Fills in the verdict of the result against the original where no pass's own verdict says it already."""

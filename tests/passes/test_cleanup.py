@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from helpers import from_text, ops, seeded
+from helpers import bake, from_text, ops, seeded
 from rewrite_tools import held, names
 
 from baker.model.lower import lower
 from baker.passes.cleanup import Cleanup
+from baker.proof.verifier import Verifier
 
 X = {"x": seeded(2, 4)}
 
@@ -66,3 +67,14 @@ def test_subgraphs_are_cleaned_too():
     held(model, Cleanup(), *feeds, error=0)
     assert [node.op_type for node in model.graph.all_nodes()] == ["If", "Exp", "Abs"]
     assert not any(graph.initializers for graph in model.graphs())
+
+
+def test_behind_a_pass_that_rounds_it_is_held_to_the_model_it_was_given():
+    text = """<ir_version: 8, opset_import: ["": 17, "com.microsoft": 1]>
+    g (float[N,4] x) => (float[N,5] y) { a = MatMul (x, w) b = Mul (a, s) y = Tanh (b) }"""
+    model = from_text(text, {"w": seeded(4, 5), "s": seeded(5, seed=1)})
+    verifier = Verifier(model, [{"x": seeded(3, 4, seed=seed)} for seed in range(4)], threads=1)
+    found, report = bake(model, "fuse,cleanup", reference=model, verifier=verifier)
+    assert report.failures() == []
+    assert [record.status for record in report.passes] == ["kept", "kept"]
+    assert (ops(found), list(found.opset_imports)) == (["MatMul", "Tanh"], [""])
