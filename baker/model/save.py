@@ -86,14 +86,9 @@ def save(
     _remove_old_data(model, target, None if spilled is None else spilled.path.name)
     if report is not None:
         write_json_atomically(target.with_suffix(".report.json"), report.to_dict())
-    return SavedFacts(
-        path=target,
-        sha256=digest,
-        nodes=count_nodes(model),
-        bytes=size + (0 if spilled is None else spilled.nbytes),
-        opset=model.opset_imports.get("", 0),
-        custom_domains=_custom_domains(model),
-    )
+    nbytes = size + (0 if spilled is None else spilled.nbytes)
+    opset = model.opset_imports.get("", 0)
+    return SavedFacts(target, digest, count_nodes(model), nbytes, opset, _custom_domains(model))
 
 
 def to_bytes(model: ir.Model) -> bytes:
