@@ -123,8 +123,8 @@ def run(source: Any, pipeline: str | Sequence[Any], settings: Settings) -> tuple
         registry=settings.registry,
     )
     budget, metric = _goals(settings)
-    facts = source_facts(source)
     reference = lower(source)
+    facts = source_facts(reference)
     feeds = load_feeds(settings.calib, reference, seed=settings.seed, model_path=facts.path)
     verifier = _verifier(reference, feeds, budget, metric, settings)
     context = PassContext(
@@ -153,7 +153,7 @@ def verify(
     settings = Settings(calib, budget=budget, **more)
     goal, metric = _goals(settings)
     original, other = lower(reference), lower(candidate)
-    feeds = load_feeds(settings.calib, original, seed=settings.seed, model_path=source_facts(reference).path)
+    feeds = load_feeds(settings.calib, original, seed=settings.seed, model_path=source_facts(original).path)
     verifier = _verifier(original, feeds, goal, metric, settings)
     return verifier.verify(other, Fidelity.ROUNDING if goal is None else Fidelity.LOSSY)
 
