@@ -13,6 +13,7 @@ import onnxruntime as ort
 from baker.errors import ModelError
 from baker.model.graph import Array
 from baker.proof.interface import Feed, foreign_ops
+from baker.proof.tails import Probed, probed
 from baker.proof.traits import levels_agree, unpredictable_outputs
 from baker.runtime.session import run, session
 
@@ -35,7 +36,7 @@ class Recording:
 
     Attributes:
         feeds: the feeds, in order.
-        outputs: the outputs for each feed.
+        outputs: the outputs for each feed; with the optimizer off also what `Probed` looks at.
         seconds: how long one run takes.
     """
 
@@ -135,12 +136,13 @@ class Recorder:
         return self._probes
 
     def _record(self, model: ir.Model, feeds: Sequence[Feed], *, optimize: bool) -> Recording:
-        runner = self.open_original(model, optimize=optimize)
+        probe = Probed(model, {}) if optimize else probed(model)
+        runner = self.open_original(probe.model, optimize=optimize)
         outputs: list[Outputs] = []
         size, start = 0, time.perf_counter()
         try:
             for sample in run_all(runner, feeds):
-                outputs.append(sample)
+                outputs.append(probe.outputs(sample))
                 size += sum(array.nbytes for array in sample.values() if isinstance(array, np.ndarray))
                 if size > MAX_RECORDED_BYTES and len(outputs) >= 2:
                     break

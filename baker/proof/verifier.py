@@ -27,6 +27,7 @@ from baker.proof.lossy import (
 )
 from baker.proof.numerics import FLOAT_TOLERANCE, HALF_TOLERANCE, Fidelity, moves
 from baker.proof.recorder import NotRunnable, Recorder, run_all
+from baker.proof.tails import probed
 from baker.proof.traits import uses_half
 from baker.proof.verdict import Measurement as Measurement
 from baker.proof.verdict import Verdict as Verdict
@@ -145,13 +146,16 @@ class Verifier:
         recording = self._recorder.original(original)
         tolerance = HALF_TOLERANCE if uses_half(original) else FLOAT_TOLERANCE
         names = self._recorder.names(original)
-        comparison = Comparison(recording, names, None if fidelity is Fidelity.EXACT else tolerance)
-        runner = self._recorder.open(candidate, optimize=False)
+        probe = probed(candidate)
+        hidden = [label for label in probe.labels(names) if label in recording.outputs[0]]
+        comparison = Comparison(recording, [*names, *hidden], None if fidelity is Fidelity.EXACT else tolerance)
+        runner = self._recorder.open(probe.model, optimize=False)
         for index, outputs in enumerate(run_all(runner, recording.feeds)):
-            comparison.take(index, outputs)
+            comparison.take(index, probe.outputs(outputs))
         del runner  # its memory is free for the float64 run
         caveats = self._recorder.caveats(original, recording, len(self.feeds))
-        verdict = Verdict("pass", "", comparison.errors(), len(recording.feeds), caveats)
+        errors = {name: error for name, error in comparison.errors().items() if name in names}
+        verdict = Verdict("pass", "", errors, len(recording.feeds), caveats)
         fault = comparison.fault(original)
         if fault is not None:
             return replace(verdict, status="fail", reason=fault)
