@@ -82,8 +82,7 @@ def constant_value(value: ir.Value | None) -> Array | None:
         return None
     if value.is_initializer():
         return None if value.const_value is None else value.const_value.numpy()
-    node = value.producer()
-    if not is_op(node, "Constant"):
+    if not is_constant(value):
         return None
     tensor = ir.convenience.get_const_tensor(value)
     return None if tensor is None else tensor.numpy()
@@ -95,7 +94,8 @@ def is_constant(value: ir.Value | None) -> TypeGuard[ir.Value]:
         return False
     if value.is_initializer():
         return value.const_value is not None
-    return is_op(value.producer(), "Constant")
+    node = value.producer()
+    return is_op(node, "Constant") and not has_reference_attribute(node) and "sparse_value" not in node.attributes
 
 
 def sole_reader(value: ir.Value) -> ir.Node | None:

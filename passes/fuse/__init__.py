@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from baker.errors import BakerError, OptionError, suggest
-from baker.model.graph import index_names, standard_domain
+from baker.model.graph import all_nodes, index_names, is_constant, is_op, standard_domain
 from baker.model.shapes import infer_shapes
 from baker.model.size import model_bytes
 from baker.passes.fuse._rule import Facts, FuseRule, GraphRule
@@ -52,6 +52,7 @@ class Fuse(Pass):
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """Runs the rules until none applies any more."""
         index_names(model)
+        _describe_constants(model)
         known = rules()
         chosen = [known[name] for name in (self.rules or known)]
         facts = Facts(_opset(model), int(_ROOM * model_bytes(model)))
@@ -94,3 +95,10 @@ def _opset(model: ir.Model) -> int:
     return min(
         (version for one in imports for domain, version in one.items() if not standard_domain(domain)), default=0
     )
+
+
+def _describe_constants(model: ir.Model) -> None:
+    """Gives Constant nodes, which only function bodies have, the type and shape that shape inference left out."""
+    for node in all_nodes(model):
+        if is_op(node, "Constant") and is_constant(node.outputs[0]):
+            ir.convenience.get_const_tensor(node.outputs[0], propagate_shape_type=True)
