@@ -135,6 +135,7 @@ def run(source: Any, pipeline: str | Sequence[Any], settings: Settings) -> tuple
         target=settings.target,
         seed=settings.seed,
         threads=settings.threads,
+        custom_ops=None if settings.custom_ops is None else str(settings.custom_ops),
     )
     model, report = manager.run(reference, context)
     _complete(report, model, facts, feeds, verifier, budget, settings)

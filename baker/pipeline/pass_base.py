@@ -54,6 +54,7 @@ class PassContext:
         target: the machine the result is for: "auto" (this one), "cpu", "cuda".
         seed: seeds everything random.
         threads: threads for sessions; None is ONNX Runtime's own choice.
+        custom_ops: a custom-op library that running the model takes, if the user named one.
         checkpoint: called by `apply_rewrites` after each rewrite (--verify-each).
     """
 
@@ -64,6 +65,7 @@ class PassContext:
     target: str = "auto"
     seed: int = 0
     threads: int | None = None
+    custom_ops: str | None = None
     checkpoint: Callable[[ir.Model, Change], None] | None = field(default=None, compare=False)
 
 

@@ -21,11 +21,10 @@ from baker.passes.quantize.search import within_budget
 from baker.passes.quantize.static import Calibration, StaticInt8
 from baker.passes.quantize.weights import settle_weights
 from baker.pipeline.pass_base import Change, Declined, LossyPass, PassContext, PassResult
+from baker.proof.interface import foreign_ops
 from baker.proof.numerics import Fidelity
 
 _QUANTIZED = re.compile("(Dynamic)?Quantize|Q(Linear|Gemm|Attention)|MatMulNBits|.*Integer")
-
-_AUDITS = 3  # what stays in float is taken back and looked at again; the second look is clean on every model tried
 
 
 class Quantize(LossyPass):
@@ -100,6 +99,10 @@ class _Work:
         layers, declined = find_layers(self.source, self.options.selects)
         if not layers:
             return PassResult(model, (), declined)
+        foreign = foreign_ops(self.source)
+        if foreign and self.context.custom_ops is None:
+            reason = f"ONNX Runtime can't run {', '.join(foreign)}, so int8 could not be checked. Give --custom-ops LIB"
+            return PassResult(model, (), [*declined, Declined("model", reason)])
         try:
             self.raise_opset()
         except ModelError as error:
@@ -148,15 +151,14 @@ class _Work:
     def audited(
         self, builder: StaticInt8 | DynamicInt8, excluded: Mapping[str, str]
     ) -> tuple[Built, dict[str, str], dict[str, str]]:
-        """Builds the model and takes back what ONNX Runtime leaves in float."""
+        """Builds the model, takes back what ONNX Runtime leaves in float, and looks again until nothing is."""
         known = dict(excluded)
-        for _ in range(_AUDITS):
+        while True:
             built = builder.build(self.source, known)
-            kernels, floats = integer_kernels(built.model, built.weights)
+            kernels, floats = integer_kernels(built.model, built.weights, custom_ops=self.context.custom_ops)
             if not floats:
-                break
+                return built, known, kernels
             known.update(floats)
-        return built, known, kernels
 
     def searched(
         self, builder: StaticInt8 | DynamicInt8, built: Built, excluded: dict[str, str], kernels: dict[str, str]
@@ -177,8 +179,8 @@ class _Work:
         if found.built is None:
             declined = [*built.declined, *(Declined(name, found.excluded[name]) for name in ranked)]
             return replace(built, changes=[], declined=declined), {}
-        final, _, kernels = self.audited(builder, found.excluded)
-        return final, kernels
+        kernels, _ = integer_kernels(found.built.model, found.built.weights, custom_ops=self.context.custom_ops)
+        return found.built, kernels
 
     def ranked(self, builder: StaticInt8 | DynamicInt8, built: Built) -> list[str]:
         if isinstance(builder, StaticInt8):

@@ -12,12 +12,15 @@ from baker.runtime.audit import audit
 from baker.runtime.session import optimized_graph
 
 
-def integer_kernels(model: ir.Model, weights: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+def integer_kernels(
+    model: ir.Model, weights: Mapping[str, str], *, custom_ops: str | None = None
+) -> tuple[dict[str, str], dict[str, str]]:
     """Looks each layer up in ONNX Runtime's optimized graph.
 
     Args:
         model: holds the int8 layers.
         weights: the initializer that holds each layer's integers, by layer name.
+        custom_ops: a custom-op library that loading the model takes.
 
     Returns:
         The integer kernel of each layer that has one, and why each other one stayed in float, both by layer name.
@@ -25,7 +28,7 @@ def integer_kernels(model: ir.Model, weights: Mapping[str, str]) -> tuple[dict[s
     Raises:
         ModelError: ONNX Runtime can't load the model.
     """
-    optimized = optimized_graph(model, weights=False)
+    optimized = optimized_graph(model, custom_ops=custom_ops, weights=False)
     integer = {use.node for use in audit(optimized).nodes if use.kernel == "integer"}
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in _nodes(optimized.graph):

@@ -17,6 +17,7 @@ from baker.passes.quantize.histogram import Histogram
 from baker.runtime.session import run, session
 
 if TYPE_CHECKING:
+    from baker.pipeline.pass_base import PassContext
     from baker.proof.feeds import Feed
 
 _FETCH_BYTES = 256 << 20
@@ -43,15 +44,11 @@ class Observed:
             self.mean.add(array)
 
 
-def observe(
-    model: ir.Model, values: Mapping[ir.Value, int | None], feeds: Sequence[Feed], *, threads: int | None = None
-) -> dict[ir.Value, Observed]:
-    """Runs the model over the feeds and returns what each value was.
+def observe(model: ir.Model, values: Mapping[ir.Value, int | None], context: PassContext) -> dict[ir.Value, Observed]:
+    """Runs the model over the calibration data, once, and returns what each value was.
 
     Args:
         values: float32 values of the main graph, inputs included, and the axis to take channel means along, or None.
-        feeds: read once, one after the other.
-        threads: threads for the session; None is ONNX Runtime's own choice.
 
     Raises:
         UsageError: an input of a feed holds NaN or infinity.
@@ -62,9 +59,10 @@ def observe(
     }
     inputs = {value.name or "" for value in model.graph.inputs}
     inner = [name for name in seen if name not in inputs]
-    runner = session(_exposing(model, inner), threads=threads, disabled_optimizers=_LEFT_OUT)
+    probe = _exposing(model, inner)
+    runner = session(probe, threads=context.threads, custom_ops=context.custom_ops, disabled_optimizers=_LEFT_OUT)
     sizes: dict[str, int] = {}  # bytes of each tensor in the feed before
-    for number, feed in enumerate(feeds):
+    for number, feed in enumerate(context.calibration):
         _check_finite(feed, number)
         sizes = sizes or _expected_sizes(model, values, feed)
         for name in seen.keys() & feed.keys():

@@ -32,7 +32,11 @@ def _averages(node: ir.Node) -> str | None:
 
 def _nearest(node: ir.Node) -> str | None:
     mode = attribute(node, "mode", "nearest")
-    return None if mode == "nearest" else f"Resize by '{mode}' has no integer kernel"
+    if mode != "nearest":
+        return f"Resize by '{mode}' has no integer kernel"
+    if attribute(node, "coordinate_transformation_mode", "") == "tf_crop_and_resize":
+        return "what tf_crop_and_resize puts outside of its input is a real number, not an integer code"
+    return None
 
 
 def _values_only(node: ir.Node) -> str | None:

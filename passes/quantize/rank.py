@@ -44,7 +44,7 @@ def output_errors(model: ir.Model, names: Sequence[str], ranges: Ranges, context
     qparams = tensor_qparams(make_plan(probe.graph, layers), ranges)
     outputs = [_probe(probe.graph, layer, qparams) for layer in layers]
     probe.graph.outputs[:] = [value for four in outputs for value in four]
-    runner = session(probe, threads=context.threads)
+    runner = session(probe, threads=context.threads, custom_ops=context.custom_ops)
     totals: list[Array] = [np.zeros((), np.float64)] * (4 * len(layers))
     for feed in itertools.islice(context.calibration, _FEEDS):
         totals = [total + found for total, found in zip(totals, run(runner, feed).values(), strict=True)]

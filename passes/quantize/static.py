@@ -71,7 +71,7 @@ class StaticInt8:
         axes = {layer.source: channel_axis(layer) for layer in layers} if calibration.correct_bias else {}
         wanted = {tensor.leader for tensor in plan.tensors.values()} | {layer.source for layer in layers}
         watched = {value: axes.get(value) for value in plan.tensors if value in wanted}
-        seen = observe(model, watched, context.calibration, threads=context.threads)
+        seen = observe(model, watched, context)
         usable = {value: found for value, found in seen.items() if found.histogram.finite and found.histogram.seen}
         return cls(
             selects,

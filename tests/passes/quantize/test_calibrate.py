@@ -8,6 +8,7 @@ from quantize_tools import Net, feeds_for, outputs, quantize
 
 from baker.passes.quantize import calibrate
 from baker.passes.quantize.calibrate import observe
+from baker.pipeline.pass_base import PassContext
 
 
 def deep(layers: int) -> Net:
@@ -40,7 +41,7 @@ def test_the_data_is_read_once_and_the_extremes_are_exact():
     model = net.model(net.nodes[-1].output[0])
     feeds = Once(feeds_for(model, 5))
     values = [*model.graph.inputs, *(node.outputs[0] for node in model.graph)]
-    seen = observe(model, dict.fromkeys(values, 1), feeds, threads=1)
+    seen = observe(model, dict.fromkeys(values, 1), PassContext(calibration=feeds, threads=1))
     assert feeds.read == 1
     every = net.model(*(value.name for value in values[1:]))
     found = [outputs(every, feed, optimize=True) | feed for feed in feeds.feeds]
@@ -57,7 +58,7 @@ def test_large_tensors_are_fetched_in_groups(monkeypatch):
     net = deep(6)
     model = net.model(net.nodes[-1].output[0])
     values = [node.outputs[0] for node in model.graph]
-    at_once = observe(model, dict.fromkeys(values), feeds_for(model, 3), threads=1)
+    at_once = observe(model, dict.fromkeys(values), PassContext(calibration=feeds_for(model, 3), threads=1))
     fetched = []
     original = calibrate.run
 
@@ -67,7 +68,7 @@ def test_large_tensors_are_fetched_in_groups(monkeypatch):
 
     monkeypatch.setattr(calibrate, "run", spy)
     monkeypatch.setattr(calibrate, "_FETCH_BYTES", 3 * 4 * 2 * 4 * 8 * 8)
-    grouped = observe(model, dict.fromkeys(values), feeds_for(model, 3), threads=1)
+    grouped = observe(model, dict.fromkeys(values), PassContext(calibration=feeds_for(model, 3), threads=1))
     assert max(fetched) == 3
     assert len(fetched) == 3 * 4
     for value in values:

@@ -152,12 +152,14 @@ def test_a_relu_that_others_bypass_is_computed():
             "ceil_mode",
         ),
         ("Resize", {"mode": "linear"}, "linear"),
+        ("Resize", {"coordinate_transformation_mode": "tf_crop_and_resize"}, "tf_crop"),
     ],
 )
 def test_a_guarded_form_stays_in_float(op, attributes, why):
     net = Net(19)
     h = net.conv(net.input(1, 4, 13, 13), 4, 8)
-    extra = ["", net.const(np.array([1, 1, 2, 2], np.float32))] if op == "Resize" else []
+    roi = net.const(np.array([0, 0, 0, 0, 1, 1, 1.5, 1.5], np.float32))
+    extra = [roi, net.const(np.array([1, 1, 2, 2], np.float32))] if op == "Resize" else []
     y = net.conv(net.op(op, h, *extra, **attributes), 8, 4)
     done = quantize(net.model(y))
     guard = PLACEMENT[op].guard(next(node for node in done.before.graph if node.op_type == op))

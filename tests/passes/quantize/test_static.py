@@ -328,6 +328,17 @@ def test_models_in_operator_form_are_left_alone(op):
     assert "already" in done.reasons["model"]
 
 
+def test_a_model_that_cannot_be_run_is_declined():
+    net = Net()
+    y = net.op("MatMul", net.op("Gadget", net.input(2, 32), domain="acme"), net.weight(32, 8))
+    proto = net.proto(y, foreign="acme")
+    proto.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info(y, 1, [2, 8]))
+    for feeds in ([{"x": seeded(2, 32)}], []):
+        result = Quantize().run(lower(proto), _context(feeds))
+        assert not result.modified
+        assert "acme.Gadget" in result.declined[-1].reason
+
+
 def test_only_and_skip_aim_by_node_and_initializer():
     net = Net()
     h = net.conv(net.input(1, 4, 8, 8), 4, 8, name="stem")
