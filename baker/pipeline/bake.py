@@ -125,7 +125,9 @@ def run(source: Any, pipeline: str | Sequence[Any], settings: Settings) -> tuple
     budget, metric = _goals(settings)
     reference = lower(source)
     facts = source_facts(reference)
-    feeds = load_feeds(settings.calib, reference, seed=settings.seed, model_path=facts.path)
+    feeds = load_feeds(
+        settings.calib, reference, seed=settings.seed, model_path=facts.path, custom_ops=settings.custom_ops
+    )
     verifier = _verifier(reference, feeds, budget, metric, settings)
     context = PassContext(
         reference=reference,
@@ -154,7 +156,8 @@ def verify(
     settings = Settings(calib, budget=budget, **more)
     goal, metric = _goals(settings)
     original, other = lower(reference), lower(candidate)
-    feeds = load_feeds(settings.calib, original, seed=settings.seed, model_path=source_facts(original).path)
+    path = source_facts(original).path
+    feeds = load_feeds(settings.calib, original, seed=settings.seed, model_path=path, custom_ops=settings.custom_ops)
     verifier = _verifier(original, feeds, goal, metric, settings)
     return verifier.verify(other, Fidelity.ROUNDING if goal is None else Fidelity.LOSSY)
 
