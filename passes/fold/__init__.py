@@ -24,6 +24,9 @@ class Fold(Pass):
 
         Reshape(x, Concat(Gather(Shape(x), 0), [8, 15]))  ->  Reshape(x, [0, 8, 15])
 
+    An If goes when its condition is known, or when one of its branches could only end in an error: an LSTM behind it
+    takes 3 dims, and the branch would give it 4. What ran before runs as before.
+
     Formula: a value is stored where what it takes is no more than what dies with it (nodes, and constants that nobody
     else reads). Values that would make the file grow are stored only if all of them together stay within ``growth``.
 

@@ -36,7 +36,8 @@ class AffineLinear(FuseRule):
 
     Error: exact over the reals; float32 max|dy| <= 4e-6 * max|y|.
     Declines: the step's output is read elsewhere; c is of another shape or type; a shift into a padded Conv, a
-        ConvTranspose or a MatMul; a number that overflows; a copy of a shared weight beyond the growth limit.
+        ConvTranspose or a MatMul; a scale per channel into a weight that is ternary or quantized; a number that
+        overflows; a copy of a shared weight beyond the growth limit.
     Source: the distributive law; as onnxscript's affine_conv rule, which takes scalars only.
     """
 
@@ -65,6 +66,8 @@ class AffineLinear(FuseRule):
 
     def _numbers(self, match: Match) -> str | None:
         step, linear, affine = match.step, match.linear, match.affine
+        if affine.scale.ndim and _on_a_grid(linear):
+            return "the weight takes a few values only, ternary or quantized ones, and would no longer"
         if np.any(affine.shift != 0) and (is_op(linear, "MatMul") or new_bias(linear, UNCHANGED) is None):
             return f"{linear.op_type} has no bias of one row"
         match.weight, match.bias = _results(linear, affine)
@@ -107,6 +110,18 @@ def _input_channels(linear: ir.Node, weight: tuple[int | None, ...]) -> int:
     if is_op(linear, "Gemm") and attribute(linear, "transB", 0):
         return int(weight[1] or 0)
     return int(weight[0] or 0)
+
+
+def _on_a_grid(linear: ir.Node) -> bool:
+    """True when each output channel of the weight has at most a quarter as many magnitudes as numbers.
+
+    A scale per output channel or for all keeps such a weight ternary, or int8; one per input channel does not.
+    """
+    weight = read(linear.inputs[1])
+    by_output = is_op(linear, "Conv") or (is_op(linear, "Gemm") and attribute(linear, "transB", 0))
+    rows = weight if by_output else np.moveaxis(weight, 1, 0)
+    sample = rows[:: max(1, len(rows) // 8)].reshape(-1, rows[0].size)
+    return all(4 * len(np.unique(np.abs(row))) <= row.size for row in sample)
 
 
 def _pads(linear: ir.Node) -> bool:

@@ -190,6 +190,20 @@ def test_a_gemm_takes_the_steps_before_it(transposed: int):
     assert ops(model) == ["Gemm"]
 
 
+@pytest.mark.parametrize(("constant", "left"), [(seeded(16, seed=3), ["Mul", "MatMul"]), (np.float32(0.5), ["MatMul"])])
+def test_a_ternary_weight_stays_ternary(constant: np.ndarray, left: list[str]):
+    model = from_text(
+        graph("s = Mul (x, k) y = MatMul (s, w)", "float[N,16]", "float[A,B]"), _ternary() | {"k": constant}
+    )
+    held(model, fuse("affine-linear"), {"x": seeded(3, 16)})
+    assert ops(model) == left
+
+
+def _ternary() -> dict[str, np.ndarray]:
+    codes = np.random.default_rng(0).integers(-1, 2, (16, 8)).astype(np.float32)
+    return {"w": codes * np.linspace(0.5, 2, 8, dtype=np.float32)}
+
+
 def test_a_constant_that_enlarges_its_input_stays():
     text = graph("s = Mul (x, k) y = Conv (s, w)", "float[N,1,8,8]")
     model = from_text(text, {"w": W, "k": seeded(4, 1, 1)})
