@@ -74,6 +74,23 @@ def is_number(array: Array) -> bool:
     return is_float(array) or array.dtype.kind in "iub" or array.dtype.name.startswith(("int", "uint"))
 
 
+def as_array(output: object) -> Array:
+    """Makes one array of what ONNX Runtime gives out: a tensor, a sequence, or None.
+
+    Parts of one shape are stacked, others flattened and joined.
+    """
+    if isinstance(output, np.ndarray):
+        return output
+    if output is None:
+        return np.zeros(0, np.float32)
+    if not isinstance(output, Sequence) or isinstance(output, (str, bytes)):
+        return np.asarray(output)
+    parts = [as_array(part) for part in output]
+    if len({part.shape for part in parts}) == 1:
+        return np.stack(parts)
+    return np.concatenate([part.ravel() for part in parts]) if parts else np.zeros(0, np.float32)
+
+
 def bit_equal(reference: Array, candidate: Array) -> bool:
     """True when shape, type and every value are the same; any NaN equals any NaN, and 0.0 is not -0.0."""
     if reference.shape != candidate.shape or reference.dtype != candidate.dtype:

@@ -12,7 +12,7 @@ from onnx.reference import ReferenceEvaluator
 
 from baker.model.graph import Array, graphs, subgraphs
 from baker.proof.interface import Feed
-from baker.proof.numerics import compare, is_float
+from baker.proof.numerics import as_array, compare, is_float
 from baker.proof.tails import probed
 from baker.proof.traits import has_steps, uses_half
 from baker.proof.wide_ops import BatchNormalization, Conv, MaxPool
@@ -104,7 +104,7 @@ class _WideRun:
                 values[name] = result
             for name in [name for name in (*self.reads[index], *node.output) if last.get(name, -1) <= index]:
                 values.pop(name, None)
-        return {name: self._value(name, values) for name in self.outputs}
+        return {name: as_array(self._value(name, values)) for name in self.outputs}
 
     def _value(self, name: str, values: Mapping[str, Any]) -> Any:
         return values[name] if name in values else _wide(self.weights[name].numpy())

@@ -13,6 +13,7 @@ import onnxruntime as ort
 from baker.errors import ModelError
 from baker.model.graph import Array
 from baker.proof.interface import Feed, foreign_ops
+from baker.proof.numerics import as_array
 from baker.proof.tails import Probed, probed
 from baker.proof.traits import levels_agree, unpredictable_outputs
 from baker.runtime.session import run, session
@@ -170,13 +171,13 @@ class Recorder:
 
 
 def run_all(runner: ort.InferenceSession, feeds: Sequence[Feed]) -> Iterator[Outputs]:
-    """Yields the outputs for each feed.
+    """Yields the outputs for each feed as arrays: a sequence becomes an array of what it holds.
 
     Raises:
         ModelError: ONNX Runtime can't run the model.
     """
     for feed in feeds:
-        yield run(runner, feed)
+        yield {name: as_array(output) for name, output in run(runner, feed).items()}
 
 
 def _shuffled(feed: Feed) -> Feed:

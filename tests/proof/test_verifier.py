@@ -163,6 +163,26 @@ class TestSameFunction:
         assert judge(net(single, w=seeded(16, 4)), net(single, w=seeded(16, 4) * np.float32(1.002))).status == "fail"
 
 
+class TestOtherOutputs:
+    """Sequences are compared by what they hold."""
+
+    SEQUENCE = """net (float[N, 4] x) => (seq(float[?, ?]) y) { a = Relu(x)  b = %s(x)  c = Concat<axis = 0>(b, b)
+        y = SequenceConstruct(a, c) }"""
+
+    def test_equal_and_changed(self):
+        head, text = '<ir_version: 10, opset_import: ["" : 20]>', self.SEQUENCE
+        reference = ir.from_onnx_text(head + text % "Sigmoid")
+        for other, due in (("Sigmoid", "pass"), ("Tanh", "fail")):
+            for fidelity in (ROUNDING, Fidelity.LOSSY):
+                assert judge(reference, ir.from_onnx_text(head + text % other), fidelity).status == due
+
+    def test_another_length_fails(self):
+        head = '<ir_version: 10, opset_import: ["" : 20]>'
+        shorter = (self.SEQUENCE % "Tanh").replace("(a, c)", "(a)")
+        verdict = judge(ir.from_onnx_text(head + self.SEQUENCE % "Tanh"), ir.from_onnx_text(head + shorter))
+        assert verdict.status == "fail"
+
+
 class TestOracle:
     """Where the plain tolerance is missed, a float64 run decides."""
 
