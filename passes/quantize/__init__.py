@@ -17,9 +17,9 @@ from baker.passes.quantize.built import Built
 from baker.passes.quantize.dynamic import DynamicInt8
 from baker.passes.quantize.layers import find_layers
 from baker.passes.quantize.opset import PER_CHANNEL_OPSET, raise_opset
+from baker.passes.quantize.prepare import prepare
 from baker.passes.quantize.search import within_budget
 from baker.passes.quantize.static import Calibration, StaticInt8
-from baker.passes.quantize.weights import settle_weights
 from baker.pipeline.pass_base import Change, Declined, LossyPass, PassContext, PassResult
 from baker.proof.interface import foreign_ops
 from baker.proof.numerics import Fidelity
@@ -95,7 +95,7 @@ class _Work:
 
     def run(self, model: ir.Model) -> PassResult:
         index_names(self.source)
-        self.notes += settle_weights(self.source)
+        self.notes += prepare(self.source)
         layers, declined = find_layers(self.source, self.options.selects)
         if not layers:
             return PassResult(model, (), declined)

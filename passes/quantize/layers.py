@@ -100,6 +100,10 @@ def is_weight(value: ir.Value | None) -> bool:
     return is_constant(value) or (is_op(node, "Transpose") and is_constant(node.inputs[0]))
 
 
+_WEIGHTED = ("ConvTranspose", "LSTM", "GRU", "RNN", "Einsum")
+"""Operators that the report has to mention: they have weights, too, and stay in float."""
+
+
 def find_layers(model: ir.Model, selects: Callable[[ir.Node], bool]) -> tuple[list[Layer], list[Declined]]:
     """Returns every layer of the model, in order, and what looks like one but can't be quantized.
 
@@ -127,8 +131,8 @@ def _find(node: ir.Node) -> Layer | str | None:
     if finder is not None:
         reason = refusal(node) or _unfit(node)
         return reason or finder(node)
-    if node.domain in ("", "ai.onnx") and node.op_type in ("ConvTranspose", "LSTM", "GRU", "RNN"):
-        return f"{node.op_type}: {FLOAT[node.op_type]}" if is_constant(node.inputs[1]) else None
+    if is_op(node, *_WEIGHTED):
+        return f"{node.op_type}: {FLOAT[node.op_type]}"
     return None
 
 

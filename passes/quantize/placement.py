@@ -108,7 +108,7 @@ FLOAT: dict[str, str] = {
             "ConvTranspose", "Gelu", "Erf", "Tanh", "HardSwish", "HardSigmoid", "Elu", "PRelu", "Softplus", "Mish",
             "LayerNormalization", "InstanceNormalization", "BatchNormalization", "GroupNormalization",
             "RMSNormalization", "SimplifiedLayerNormalization", "ReduceMean", "ReduceMax", "Sub", "Div", "Pow", "Sqrt",
-            "Exp", "Max", "Min", "Pad", "SpaceToDepth", "GlobalMaxPool", "LpPool",
+            "Exp", "Max", "Min", "Einsum", "Pad", "SpaceToDepth", "GlobalMaxPool", "LpPool",
         ),
         "ONNX Runtime has no integer kernel for it",
     ),

@@ -201,6 +201,16 @@ def test_a_residual_network_is_int8_throughout():
     done.check()
 
 
+def test_a_sum_of_two_is_an_add():
+    net = Net()
+    x = net.conv(net.input(1, 4, 12, 12), 4, 8)
+    y = net.conv(net.op("Sum", net.conv(x, 8, 8), x), 8, 4)
+    done = quantize(net.model(y))
+    assert done.optimized["QLinearAdd"] == 1
+    assert done.optimized["QuantizeLinear"] == 1
+    done.check()
+
+
 def test_a_transformer_block_quantizes_its_weights_only():
     net, width = Net(), 16
     x = net.input("N", 6, width)

@@ -1,4 +1,4 @@
-"""Weights that are computed from constants become constants, also where storing them in float would take more room."""
+"""What the layers need before they are looked at: weights that are constants, and operators by their usual names."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from baker.errors import ModelError
 from baker.model.graph import (
     has_reference_attribute,
     is_constant,
+    is_op,
     label,
     remove_if_dead,
     set_initializer,
@@ -29,8 +30,8 @@ _NEVER = frozenset(
 _MOST_NODES = 64
 
 
-def settle_weights(model: ir.Model) -> list[Change]:
-    """Evaluates what is constant, and every weight behind arithmetic on constants.
+def prepare(model: ir.Model) -> list[Change]:
+    """Evaluates what is constant, and every weight behind arithmetic on constants; makes a Sum of two an Add.
 
     Folding stops where the file would grow: at ``Cast(int8) * scale``, say, a float weight in a quarter of its bytes.
     int8 needs that weight's values and takes no more room, so here it is evaluated nevertheless, for the layers of
@@ -38,6 +39,9 @@ def settle_weights(model: ir.Model) -> list[Change]:
     """
     changes = evaluate_constants(model, growth_limit=0)
     for node in list(model.graph):
+        if is_op(node, "Sum") and len(node.inputs) == 2:
+            node.op_type = "Add"  # the same function; only Add has an integer kernel
+            changes.append(Change("sum-add", label(node), "Sum of two -> Add"))
         if placement_of(node, "layer") is None:
             continue
         for index in (0, 1):
