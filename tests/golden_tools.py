@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 ROOT = Path(__file__).parent.parent / "golden_models"
-FEEDS, SEED = 4, 0
+FEEDS, CALIBRATION, SEED = 4, 20, 0
 BATCHES = (1, 3, 4, 8)  # of a trained model's feeds: its batch dimension is dynamic
 
 Feed = dict[str, np.ndarray]
@@ -27,12 +27,14 @@ class Golden:
         name: its folder's name.
         model: what `baker.bake` takes: a built ModelProto, or the path of a committed model.onnx.
         feeds: four of them, seeded; sizes differ from feed to feed where dims are dynamic.
+        calib: what `baker.bake` takes: a trained model's calib.npz, or twenty seeded feeds, none of them among `feeds`.
         metric: of a trained model: a runner in, a score out, higher is better.
     """
 
     name: str
     model: onnx.ModelProto | Path
     feeds: list[Feed]
+    calib: list[Feed] | Path
     metric: Callable[[Runner], float] | None
 
     @property
@@ -53,8 +55,10 @@ def load(name: str) -> Golden:
     folder = ROOT / name
     if (folder / "build.py").exists():
         builder, rng = load_module(folder / "build.py"), np.random.default_rng(SEED)
-        return Golden(name, builder.build(), [builder.feeds(rng) for _ in range(FEEDS)], None)
-    return Golden(name, folder / "model.onnx", slices(folder / "calib.npz"), load_module(folder / "metric.py").metric)
+        feeds, calib = ([builder.feeds(rng) for _ in range(count)] for count in (FEEDS, CALIBRATION))
+        return Golden(name, builder.build(), feeds, calib, None)
+    calib_file, metric = folder / "calib.npz", load_module(folder / "metric.py").metric
+    return Golden(name, folder / "model.onnx", slices(calib_file), calib_file, metric)
 
 
 def slices(calibration: Path) -> list[Feed]:

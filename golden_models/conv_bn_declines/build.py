@@ -2,7 +2,8 @@
 
 exposed: the Conv's result is itself an output. read_twice: another node reads it. given: the scale is an input, not a
 constant. weight_out: the weight is an output. overridable: the weight is an initializer that the caller may replace.
-training: this BatchNormalization uses the batch's own statistics. edge: a Pad in edge mode is no zero padding.
+training: this BatchNormalization uses the batch's own statistics (ONNX Runtime updates own_mean and own_var in place,
+so that nobody else may read them). edge: a Pad in edge mode is no zero padding.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ conv_bn_declines (float[batch, 3, 8, 8] x, float[4] given_scale, float[4, 3, 3, 
     [conv_overridable] c5 = Conv (x, w_overridable)
     overridable = BatchNormalization (c5, scale, bias, mean, var)
     [conv_training] c6 = Conv (x, w_training)
-    training, running_mean, running_var = BatchNormalization <training_mode = 1> (c6, scale, bias, mean, var)
+    training, new_mean, new_var = BatchNormalization <training_mode = 1> (c6, scale, bias, own_mean, own_var)
     padded = Pad <mode = "edge"> (x, pads)
     [conv_edge] edge = Conv (padded, w_edge)
 }
@@ -41,6 +42,8 @@ def build() -> onnx.ModelProto:
     rng = np.random.default_rng(8)
     weights = {key: rng.normal(0, 0.3, (4, 3, 3, 3)) for key in WEIGHTS}
     weights |= {
+        "own_mean": np.zeros(4),
+        "own_var": np.ones(4),
         "scale": rng.uniform(0.5, 1.5, 4),
         "bias": rng.normal(0, 0.3, 4),
         "mean": rng.normal(0, 0.3, 4),
