@@ -70,11 +70,8 @@ def session(
         BakerError: the model needs baker's custom-op library, which was not built.
     """
     model = _resolved(model)
-    options = ort_kwargs.pop("sess_options", None)
-    given = options is not None
-    if options is None:
-        options = ort.SessionOptions()
-        options.log_severity_level = _SILENT
+    given = ort_kwargs.pop("sess_options", None)
+    options = _quiet_options() if given is None else given
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if threads is not None:
@@ -82,12 +79,18 @@ def session(
     for key, value in (config or {}).items():
         options.add_session_config_entry(key, value)
     _register(options, model, custom_ops)
-    ort_kwargs.setdefault("providers", ["CPUExecutionProvider"])
-    packed = _pack(model, hand_over=not given)
-    return _create(packed, options, ort_kwargs)
+    # Options that the caller may use again must not be left pointing to this model's weights.
+    return _create(_pack(model, hand_over=given is None), options, ort_kwargs)
+
+
+def _quiet_options() -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = _SILENT
+    return options
 
 
 def _create(packed: _Packed, options: ort.SessionOptions, ort_kwargs: dict[str, Any]) -> ort.InferenceSession:
+    ort_kwargs.setdefault("providers", ["CPUExecutionProvider"])
     if packed.names:
         options.add_external_initializers(packed.names, packed.values)
     try:
@@ -138,13 +141,12 @@ def optimized_graph(
     model = _resolved(model)
     with tempfile.TemporaryDirectory(prefix="baker-") as folder:
         path = Path(folder) / "optimized.onnx"
-        options = ort.SessionOptions()
-        options.log_severity_level = _SILENT
+        options = _quiet_options()
         options.optimized_model_filepath = str(path)
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights.bin")
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
         _register(options, model, custom_ops)
-        _create(_pack(model, hand_over=True), options, {"providers": ["CPUExecutionProvider"]})
+        _create(_pack(model, hand_over=True), options, {})
         return onnx.load(path, load_external_data=weights)
 
 
