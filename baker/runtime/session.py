@@ -249,6 +249,8 @@ def _strip_and_serialize(model: ir.Model, hand_over: bool, what: str) -> _Packed
         tensor = value.const_value
         if tensor is None or tensor.nbytes < HAND_OVER_BYTES or tensor.dtype not in _HANDED_OVER:
             continue
+        if not value.uses() and not value.is_graph_output():
+            continue  # ONNX Runtime drops what nobody reads, and then misses it among what was handed over
         array = np.ascontiguousarray(tensor.numpy())
         name = value.name or ""
         packed.names.append(name)

@@ -55,6 +55,12 @@ class TestSources:
         session(linear)
         assert {name: value.const_value for name, value in linear.graph.initializers.items()} == before
 
+    def test_a_large_weight_that_nobody_reads(self, linear: ir.Model):
+        proto = ir.to_proto(linear)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(seeded(64, 64), "unread"))
+        y = run(session(ir.from_proto(proto), threads=1), FEED)["y"]
+        np.testing.assert_allclose(y, expected(linear), rtol=1e-5, atol=1e-5)
+
     def test_handed_over_weights_outlive_the_model(self, linear: ir.Model):
         due = expected(linear)
         created = session(linear, optimize=False)
