@@ -23,6 +23,7 @@ from baker.passes.quantize.static import Calibration, StaticInt8
 from baker.pipeline.pass_base import Change, Declined, LossyPass, PassContext, PassResult
 from baker.proof.interface import foreign_ops
 from baker.proof.numerics import Fidelity
+from baker.proof.verifier import DEFAULT_METRIC_BUDGET
 
 _QUANTIZED = re.compile("(Dynamic)?Quantize|Q(Linear|Gemm|Attention)|MatMulNBits|.*Integer")
 
@@ -165,6 +166,8 @@ class _Work:
     ) -> tuple[Built, dict[str, str]]:
         """The best model inside the budget; the one given where there is no budget or nothing to measure with."""
         budget, verifier = self.options.effective_budget(self.context), self.context.verifier
+        if budget is None and verifier is not None and verifier.metric is not None:
+            budget = DEFAULT_METRIC_BUDGET  # what the result will be held to
         if budget is None or verifier is None or not built.layers:
             return built, kernels
         if verifier.measure(built.model, budget).met:

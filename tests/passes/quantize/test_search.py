@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from quantize_tools import Net, feeds_for, quantize, seeded
+from quantize_tools import Net, feeds_for, outputs, quantize, rel, seeded
 
 from baker.passes.quantize import rank
 from baker.passes.quantize.built import Built
@@ -105,6 +105,24 @@ def test_the_run_budget_counts_where_the_pass_has_none():
     feeds = feeds_for(model, 24, N=4)
     context = {"verifier": Verifier(model, feeds[16:], threads=1), "budget": Budget.parse("sqnr=20dB")}
     assert set(quantize(model, feeds=feeds[:16], context=context).became) == {"first", "last"}
+
+
+def test_a_metric_alone_is_a_budget_of_one_per_cent():
+    net = fragile()
+    model = net.model(net.nodes[-1].output[0])
+    feeds = feeds_for(model, 24, N=4)
+    name = net.nodes[-1].output[0]
+    due = [outputs(model, feed)[name] for feed in feeds[16:]]
+
+    def metric(run):
+        found = [run(feed)[name] for feed in feeds[16:]]
+        return 1.0 - np.mean([rel(a, b) for a, b in zip(found, due, strict=True)])
+
+    verifier = Verifier(model, feeds[16:], metric=metric, threads=1)
+    done = quantize(model, feeds=feeds[:16], context={"verifier": verifier})
+    assert "middle" not in done.became
+    assert done.became
+    assert verifier.measure(done.model, Budget.parse("1%")).met
 
 
 @pytest.mark.parametrize("calibrate", [True, False])
