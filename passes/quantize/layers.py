@@ -22,7 +22,7 @@ from baker.model.graph import (
     shape_of,
     sole_reader,
 )
-from baker.passes.quantize.placement import FLOAT, placement_of, refusal
+from baker.passes.quantize.placement import FLOAT, placement_of, refusal, saturation
 from baker.pipeline.pass_base import Declined
 
 
@@ -257,22 +257,3 @@ def misfusion(source: ir.Value) -> str | None:
         return None
     reason = row.guard(node)
     return None if reason is None else f"it reads {label(node)}, and {reason}"
-
-
-def saturation(node: ir.Node | None) -> tuple[float, float] | None:
-    """The range that a Relu, or a Clip with constant bounds, cuts to when it holds 0; None for anything else."""
-    if is_op(node, "Relu"):
-        return 0.0, math.inf
-    if not is_op(node, "Clip"):
-        return None
-    bounds = [-math.inf, math.inf]
-    for index, name in ((1, "min"), (2, "max")):
-        given = node.inputs[index] if len(node.inputs) > index else None
-        value = constant_value(given)
-        if given is not None and (value is None or value.size != 1):
-            return None
-        if value is not None:
-            bounds[index - 1] = float(value.reshape(-1)[0])
-        elif name in node.attributes:  # opset 6 to 10
-            bounds[index - 1] = float(attribute(node, name, bounds[index - 1]))
-    return (bounds[0], bounds[1]) if bounds[0] <= 0.0 <= bounds[1] and bounds[0] < bounds[1] else None

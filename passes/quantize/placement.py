@@ -6,13 +6,14 @@ ONNX Runtime's optimized graph (tests/passes/quantize/test_placement.py does it 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import onnx_ir as ir
 
-from baker.model.graph import attribute, has_reference_attribute, standard_domain
+from baker.model.graph import attribute, constant_value, has_reference_attribute, standard_domain
 
 Guard = Callable[[ir.Node], str | None]
 Role = Literal["layer", "arithmetic", "same"]
@@ -99,8 +100,26 @@ PLACEMENT: dict[str, Placement] = {
 }  # fmt: skip
 """Operators of the default domain that run on integers."""
 
-ABSORBED: dict[str, str] = {"Relu": "[0, inf)", "Clip": "[min, max]"}
-"""Activations that vanish into the saturation of the QuantizeLinear behind them, if its range lies inside theirs."""
+
+def _clip_bounds(node: ir.Node) -> tuple[float, float] | None:
+    bounds = [-math.inf, math.inf]
+    for index, name in ((1, "min"), (2, "max")):
+        given = node.inputs[index] if len(node.inputs) > index else None
+        value = constant_value(given)
+        if given is not None and (value is None or value.size != 1):
+            return None
+        if value is not None:
+            bounds[index - 1] = float(value.reshape(-1)[0])
+        elif name in node.attributes:  # opset 6 to 10
+            bounds[index - 1] = float(attribute(node, name, bounds[index - 1]))
+    return bounds[0], bounds[1]
+
+
+ABSORBED: dict[str, Callable[[ir.Node], tuple[float, float] | None]] = {
+    "Relu": lambda node: (0.0, math.inf),
+    "Clip": _clip_bounds,
+}
+"""Activations that vanish into the saturation of a QuantizeLinear behind them, if its range lies inside theirs."""
 
 FLOAT: dict[str, str] = {
     **dict.fromkeys(
@@ -133,6 +152,14 @@ def refusal(node: ir.Node) -> str | None:
         return "an attribute is a parameter of the enclosing function"
     row = placement_of(node)
     return None if row is None else row.guard(node)
+
+
+def saturation(node: ir.Node | None) -> tuple[float, float] | None:
+    """The range that an absorbed activation cuts to, when it is known and holds 0; None for anything else."""
+    if node is None or standard_domain(node.domain) or node.op_type not in ABSORBED:
+        return None
+    bounds = ABSORBED[node.op_type](node)
+    return bounds if bounds is not None and bounds[0] <= 0.0 <= bounds[1] and bounds[0] < bounds[1] else None
 
 
 def data_inputs(node: ir.Node) -> list[int]:

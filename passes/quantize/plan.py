@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from baker.model.graph import is_constant, sole_reader
-from baker.passes.quantize.layers import Layer, saturation
-from baker.passes.quantize.placement import data_inputs, placement_of, refusal
+from baker.passes.quantize.layers import Layer
+from baker.passes.quantize.placement import data_inputs, placement_of, refusal, saturation
 
 
 @dataclass(frozen=True, eq=False)
