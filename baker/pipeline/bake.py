@@ -178,7 +178,7 @@ def _verifier(
 ) -> Verifier:
     return Verifier(
         reference,
-        feeds.held_out,
+        feeds,
         budget=budget,
         metric=metric,
         threads=settings.threads,

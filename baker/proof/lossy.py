@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,8 +11,9 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from baker.errors import UsageError
+from baker.model.graph import Array
 from baker.proof.budget import Budget, Metric, score
-from baker.proof.levels import QUIET_DB, SAMPLES, first_wrong_layer, grown_error
+from baker.proof.levels import MORE_SAMPLES, QUIET_DB, SAMPLES, first_wrong_layer, grown_error
 from baker.proof.numerics import Meter, OutputError, is_float, moves
 from baker.proof.recorder import Outputs, Recorder, Recording, run_all
 from baker.proof.verdict import Measurement
@@ -36,11 +37,13 @@ class Trial:
         recording: what it is compared with.
         errors: of each compared output.
         first: the candidate's outputs for the first samples.
+        background: the reference's outputs for inputs that the candidate is not compared on.
     """
 
     recording: Recording
     errors: Mapping[str, OutputError]
     first: list[Outputs]
+    background: Sequence[Outputs] = ()
 
     @cached_property
     def floating(self) -> list[str]:
@@ -50,19 +53,28 @@ class Trial:
     @cached_property
     def moving(self) -> list[str]:
         """Compared outputs that the reference varies from sample to sample."""
-        return [name for name in self.errors if moves(self.recording.column(name), None)]
+        return [name for name in self.errors if moves([*self.recording.column(name), *self._around(name)], None)]
+
+    def _around(self, name: str) -> list[Array]:
+        return [outputs[name] for outputs in self.background]
 
 
-def try_out(runner: ort.InferenceSession, recording: Recording, names: list[str]) -> Trial:
-    """Runs a candidate on every sample of a recording."""
-    meters = {name: Meter(recording.column(name)) for name in names}
+def try_out(
+    runner: ort.InferenceSession, recording: Recording, names: list[str], background: Sequence[Outputs] = ()
+) -> Trial:
+    """Runs a candidate on every sample of a recording.
+
+    Args:
+        background: more of the reference's outputs: what it usually gives, which is no signal, shows over these, too.
+    """
+    meters = {name: Meter(recording.column(name), [outputs[name] for outputs in background]) for name in names}
     first: list[Outputs] = []
     for index, outputs in enumerate(run_all(runner, recording.feeds)):
         for name, meter in meters.items():
             meter.add(index, outputs[name])
         if index < SAMPLES:
             first.append(outputs)
-    return Trial(recording, {name: meter.result() for name, meter in meters.items()}, first)
+    return Trial(recording, {name: meter.result() for name, meter in meters.items()}, first, background)
 
 
 # ---- measuring -------------------------------------------------------------------------------------------------
@@ -140,29 +152,42 @@ def broken_output(trial: Trial) -> str | None:
 def level_fault(recorder: Recorder, candidate: ir.Model, trial: Trial) -> str | None:
     """Says where ONNX Runtime's optimizer gets the candidate wrong: see `baker.proof.levels`."""
     doubtful = [name for name in trial.floating if trial.errors[name].sqnr_db < QUIET_DB]
-    if not doubtful:
+    suspects = _grown(recorder, candidate, trial, trial.first, doubtful) if doubtful else {}
+    if suspects and len(trial.recording.feeds) > SAMPLES:
+        more = trial.recording.first(MORE_SAMPLES)
+        default = list(run_all(recorder.open(candidate, optimize=True), more.feeds))
+        suspects = _grown(recorder, candidate, trial, default, list(suspects))
+    if not suspects:
         return None
-    reference, plain_reference = trial.recording.first(SAMPLES), recorder.recorded(optimize=False).first(SAMPLES)
+    name, (fused, unfused) = next(iter(suspects.items()))
+    optimized = optimized_graph(candidate, custom_ops=recorder.custom_ops)
+    feed = trial.recording.feeds[0]
+    layer = first_wrong_layer(candidate, optimized, feed, threads=recorder.threads, custom_ops=recorder.custom_ops)
+    where = f" The first layer that it changes is {layer}." if layer else ""
+    return (
+        f"ONNX Runtime's optimizer gets it wrong: output '{name}' has a relative error of {fused:.3g} at the "
+        f"default level and {unfused:.3g} with the optimizer off.{where}"
+    )
+
+
+def _grown(
+    recorder: Recorder, candidate: ir.Model, trial: Trial, default: list[Outputs], names: list[str]
+) -> dict[str, tuple[float, float]]:
+    """Returns those outputs whose error the optimizer makes grow on the samples of ``default``, with both errors."""
+    reference = trial.recording.first(len(default))
+    plain_reference = recorder.recorded(optimize=False).first(len(default))
     plain = list(run_all(recorder.open(candidate, optimize=False), reference.feeds))
-    for name in doubtful:
+    found = {}
+    for name in names:
         grown = grown_error(
             reference.column(name),
-            [outputs[name] for outputs in trial.first],
+            [outputs[name] for outputs in default],
             plain_reference.column(name),
             [outputs[name] for outputs in plain],
         )
-        if grown is None:
-            continue
-        optimized = optimized_graph(candidate, custom_ops=recorder.custom_ops)
-        layer = first_wrong_layer(
-            candidate, optimized, reference.feeds[0], threads=recorder.threads, custom_ops=recorder.custom_ops
-        )
-        where = f" The first layer that it changes is {layer}." if layer else ""
-        return (
-            f"ONNX Runtime's optimizer gets it wrong: output '{name}' has a relative error of {grown[0]:.3g} at the "
-            f"default level and {grown[1]:.3g} with the optimizer off.{where}"
-        )
-    return None
+        if grown is not None:
+            found[name] = grown
+    return found
 
 
 def below_floor(trial: Trial) -> str | None:

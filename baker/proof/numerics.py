@@ -122,13 +122,15 @@ def compare(reference: Sequence[Array], candidate: Sequence[Array]) -> OutputErr
     return meter.result()
 
 
-def signal_energy(reference: Sequence[Array]) -> float:
+def signal_energy(reference: Sequence[Array], background: Sequence[Array] = ()) -> float:
     """Sum over all elements of (reference - mean)^2: what varies from input to input.
+
+    The mean is over the reference and the background: more samples of the same output, which add no energy.
 
     Samples of one shape are averaged element by element. Where shapes differ, or there is one sample only, the mean
     runs over all but the last axis (over everything where the last axis differs, too).
     """
-    mean = _mean(reference)
+    mean = _mean([*reference, *background])
     energy = sum(float(np.square(_finite(array) - mean).sum()) for array in reference)
     total = sum(float(np.square(_finite(array)).sum()) for array in reference)
     return energy if energy > 1e-24 * total else 0.0  # the mean of n equal numbers is off by rounding: no signal
@@ -150,10 +152,12 @@ class Meter:
 
     Args:
         reference: the reference's output for each sample.
+        background: its output for more inputs, to tell what varies from what is always there.
     """
 
-    def __init__(self, reference: Sequence[Array]) -> None:
+    def __init__(self, reference: Sequence[Array], background: Sequence[Array] = ()) -> None:
         self.reference = reference
+        self.background = background
         self.numeric = all(is_number(array) for array in reference)
         self.floating = all(is_float(array) for array in reference)
         self.max_abs = self.noise = self.dot = self.norm_reference = self.norm_candidate = 0.0
@@ -197,7 +201,7 @@ class Meter:
             return OutputError(math.inf, math.inf, -math.inf, 0.0, top1)
         if self.noise == 0.0:
             return OutputError(0.0, 0.0, math.inf, 1.0, top1)
-        signal = signal_energy(self.reference)
+        signal = signal_energy(self.reference, self.background)
         sqnr = 10 * math.log10(signal / self.noise) if signal else -math.inf
         relative = math.sqrt(self.noise / self.norm_reference) if self.norm_reference else math.inf
         norms = math.sqrt(self.norm_reference * self.norm_candidate)

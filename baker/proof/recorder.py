@@ -21,6 +21,9 @@ from baker.runtime.session import run, session
 MAX_RECORDED_BYTES = 512 * 2**20
 """Outputs beyond this are not kept, and the samples they belong to not compared."""
 
+BACKGROUND = 8
+"""How many samples tell what a reference's outputs have in common; calibration feeds make up for held-out ones."""
+
 # Verification shares its cores with whatever called it and runs little: threads that wait by spinning cost more.
 _CONFIG = {"session.intra_op.allow_spinning": "0"}
 
@@ -61,15 +64,23 @@ class Recorder:
     """
 
     def __init__(
-        self, reference: ir.Model, feeds: Sequence[Feed], *, threads: int | None = None, custom_ops: str | None = None
+        self,
+        reference: ir.Model,
+        feeds: Sequence[Feed],
+        *,
+        calibration: Sequence[Feed] = (),
+        threads: int | None = None,
+        custom_ops: str | None = None,
     ) -> None:
         self.reference = reference
         self.feeds = feeds
+        self.calibration = calibration
         self.threads = threads
         self.custom_ops = custom_ops
         self._kept: dict[bool, Recording] = {}
         self._against: tuple[ir.Model, Recording] | None = None
         self._probes: Sequence[Feed] | None = None
+        self._background: Sequence[Outputs] | None = None
 
     def open(self, model: ir.Model, *, optimize: bool) -> ort.InferenceSession:
         """Makes a session for verification.
@@ -107,6 +118,18 @@ class Recorder:
             feeds = self.feeds if optimize else self.probes()
             self._kept[optimize] = self._record(self.reference, feeds, optimize=optimize)
         return self._kept[optimize].first(len(self.feeds))
+
+    def background(self) -> Sequence[Outputs]:
+        """What the reference computes for some of the calibration feeds, where few are held out.
+
+        No candidate is compared on these: they only tell what the outputs have in common, whatever the input.
+        """
+        if self._background is None:
+            wanted = min(len(self.calibration), max(0, BACKGROUND - len(self.feeds)))
+            picks = [self.calibration[index * len(self.calibration) // wanted] for index in range(wanted)]
+            optimize = not levels_agree(self.reference)
+            self._background = self._record(self.reference, picks, optimize=optimize).outputs if picks else ()
+        return self._background
 
     def original(self, model: ir.Model) -> Recording:
         """What the reference, or another model to compare with, computes with the optimizer off, for `probes`."""

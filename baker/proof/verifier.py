@@ -63,7 +63,8 @@ class Verifier:
 
     Args:
         reference: the model as it was before any pass. It must not be changed afterwards.
-        feeds: held-out inputs, or `Feeds`, of which the held-out part is used.
+        feeds: held-out inputs, or `Feeds`: candidates are compared on the held-out part; what is common to the
+            outputs whatever the input, and so no signal, is seen on some of the others, too.
         budget: what a lossy candidate may cost, where `verify` is not given another.
         metric: scores a model; needed for a budget on a metric.
         threads: threads of each session; None is ONNX Runtime's choice.
@@ -82,13 +83,13 @@ class Verifier:
         custom_ops: str | os.PathLike[str] | None = None,
         strict: bool = False,
     ) -> None:
-        held_out = feeds.held_out if isinstance(feeds, Feeds) else feeds
+        held_out, calibration = (feeds.held_out, feeds.calibration) if isinstance(feeds, Feeds) else (feeds, ())
         library = None if custom_ops is None else os.fspath(custom_ops)
         self.reference = reference
         self.budget = budget
         self.metric = metric
         self.strict = strict
-        self._recorder = Recorder(reference, held_out, threads=threads, custom_ops=library)
+        self._recorder = Recorder(reference, held_out, calibration=calibration, threads=threads, custom_ops=library)
         self._reference_score: float | None = None
 
     @property
@@ -230,10 +231,11 @@ class Verifier:
         """Runs a candidate at the default level, one session at a time: the reference's come first, and are kept."""
         original = self._original_score() if budget is not None and budget.kind == "metric" else None
         recording = self._recorder.recorded(optimize=True) if compare else None
+        background = self._recorder.background() if compare else ()
         runner = self._recorder.open(candidate, optimize=True)
         trial = None
         if recording is not None:
-            trial = try_out(runner, recording, self._recorder.names(self.reference))
+            trial = try_out(runner, recording, self._recorder.names(self.reference), background)
         if budget is None:
             return _Tried(trial, None)
         if original is not None:
