@@ -132,7 +132,7 @@ def run(source: Any, pipeline: str | Sequence[Any], settings: Settings) -> tuple
     context = PassContext(
         reference=reference,
         calibration=feeds.calibration,
-        verifier=verifier,
+        verifier=verifier if settings.verify or budget or metric else None,
         budget=budget,
         target=settings.target,
         seed=settings.seed,

@@ -204,6 +204,17 @@ def below_floor(trial: Trial) -> str | None:
     return None
 
 
+def useless(trial: Trial) -> bool:
+    """True when a result is too far off whatever the inputs are like: noise, or the same for all of them."""
+    for name in trial.floating:
+        if _plain_sqnr(trial.errors[name]) < FAIL_DB:
+            return True
+        found = [outputs[name] for outputs in trial.first]
+        if moves(trial.recording.column(name)[: len(found)], None) and not moves(found, None):
+            return True
+    return False
+
+
 def doubts(trial: Trial) -> tuple[str, ...]:
     """Without a budget: outputs that are usable but far off."""
     moving, found = trial.moving, []

@@ -16,6 +16,7 @@ from baker.proof.interface import Feed, required_inputs
 from baker.proof.interface import compare_interfaces as compare_interfaces
 from baker.proof.judge import Comparison
 from baker.proof.lossy import (
+    FAIL_DB,
     Trial,
     below_floor,
     broken_output,
@@ -24,6 +25,7 @@ from baker.proof.lossy import (
     measure_metric,
     measure_outputs,
     try_out,
+    useless,
 )
 from baker.proof.numerics import FLOAT_TOLERANCE, HALF_TOLERANCE, Fidelity, moves
 from baker.proof.recorder import NotRunnable, Recorder, run_all
@@ -32,6 +34,9 @@ from baker.proof.traits import uses_half
 from baker.proof.verdict import Measurement as Measurement
 from baker.proof.verdict import Verdict as Verdict
 from baker.runtime.session import run
+
+FLOOR = Budget("sqnr", FAIL_DB)
+"""What a lossy result is held to where nobody gave a budget or a metric."""
 
 DEFAULT_METRIC_BUDGET = Budget("metric", 0.01)
 """What a metric without a budget is held to: 99 % of the original's, the lower line of MLPerf."""
@@ -89,8 +94,17 @@ class Verifier:
         self.budget = budget
         self.metric = metric
         self.strict = strict
+        self.made_up = isinstance(feeds, Feeds) and feeds.synthetic
         self._recorder = Recorder(reference, held_out, calibration=calibration, threads=threads, custom_ops=library)
         self._reference_score: float | None = None
+
+    @property
+    def floor(self) -> Budget | None:
+        """What a result is held to without a budget: None where the feeds are made up or no output is a float."""
+        floating = any(
+            value.dtype is not None and value.dtype.is_floating_point() for value in self.reference.graph.outputs
+        )
+        return FLOOR if floating and self.feeds and not self.made_up else None
 
     @property
     def feeds(self) -> Sequence[Feed]:
@@ -216,10 +230,16 @@ class Verifier:
     def _settle(self, candidate: ir.Model, verdict: Verdict, trial: Trial, budget: Budget | None) -> Verdict:
         still = [name for name in trial.errors if name not in trial.moving]
         fault = broken_output(trial) or level_fault(self._recorder, candidate, trial)
+        low = None
         if budget is None or (budget.kind != "metric" and len(still) == len(trial.errors)):
-            fault = fault or below_floor(trial)
-        if fault is not None:
-            return replace(verdict, status="fail", reason=fault)
+            low = below_floor(trial)
+        if fault is None and low is not None and self.made_up and not useless(trial):
+            reason = (
+                f"{low}, but these inputs are made up and may be nothing like real ones. Give some through --calib."
+            )
+            return replace(verdict, status="inconclusive", reason=reason)
+        if fault is not None or low is not None:
+            return replace(verdict, status="fail", reason=fault or low or "")
         if budget is not None and budget.kind == "metric":
             return _within_budget(verdict, budget)
         if budget is None:

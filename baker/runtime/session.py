@@ -91,6 +91,7 @@ def _quiet_options() -> ort.SessionOptions:
 
 def _create(packed: _Packed, options: ort.SessionOptions, ort_kwargs: dict[str, Any]) -> ort.InferenceSession:
     ort_kwargs.setdefault("providers", ["CPUExecutionProvider"])
+    ort_kwargs.setdefault("enable_fallback", 0)  # a second try prints to stdout and hides why the first one failed
     if packed.names:
         options.add_external_initializers(packed.names, packed.values)
     try:

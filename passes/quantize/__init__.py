@@ -21,6 +21,7 @@ from baker.passes.quantize.prepare import prepare
 from baker.passes.quantize.search import within_budget
 from baker.passes.quantize.static import Calibration, StaticInt8
 from baker.pipeline.pass_base import Change, Declined, LossyPass, PassContext, PassResult
+from baker.proof.budget import Budget
 from baker.proof.interface import foreign_ops
 from baker.proof.numerics import Fidelity
 from baker.proof.verifier import DEFAULT_METRIC_BUDGET
@@ -93,6 +94,7 @@ class _Work:
     context: PassContext
     source: ir.Model
     notes: list[Change] = field(default_factory=list)
+    heard: list[str] = field(default_factory=list)  # warnings
 
     def run(self, model: ir.Model) -> PassResult:
         index_names(self.source)
@@ -112,10 +114,10 @@ class _Work:
         built, excluded, kernels = self.audited(builder, {})
         built, kernels = self.searched(builder, built, excluded, kernels)
         if not built.changes:
-            return PassResult(model, (), built.declined)
+            return PassResult(model, (), built.declined, self.heard)
         _adopt(model, built.model)
         changes = [_with_kernel(change, kernels) for change in built.changes]
-        return PassResult(model, [*self.notes, *changes], built.declined, self.warnings(built))
+        return PassResult(model, [*self.notes, *changes], built.declined, [*self.heard, *self.warnings(built)])
 
     def builder(self) -> StaticInt8 | DynamicInt8:
         options, feeds = self.options, self.context.calibration
@@ -165,13 +167,17 @@ class _Work:
         self, builder: StaticInt8 | DynamicInt8, built: Built, excluded: dict[str, str], kernels: dict[str, str]
     ) -> tuple[Built, dict[str, str]]:
         """The best model inside the budget; the one given where there is no budget or nothing to measure with."""
-        budget, verifier = self.options.effective_budget(self.context), self.context.verifier
-        if budget is None and verifier is not None and verifier.metric is not None:
-            budget = DEFAULT_METRIC_BUDGET  # what the result will be held to
+        verifier, budget = self.context.verifier, self.goal()
         if budget is None or verifier is None or not built.layers:
             return built, kernels
-        if verifier.measure(built.model, budget).met:
+        measured = verifier.measure(built.model, budget)
+        if measured.met:
             return built, kernels
+        if budget is verifier.floor:
+            self.heard.append(
+                f"int8 everywhere is below the least that is kept without a budget ({measured.detail}, {budget}), so "
+                "layers stay in float. Say what it may cost (--budget, --metric), or give more calibration data."
+            )
         ranked = self.ranked(builder, built)
         found = within_budget(
             lambda without: builder.build(self.source, without),
@@ -184,6 +190,13 @@ class _Work:
             return replace(built, changes=[], declined=declined), {}
         kernels, _ = integer_kernels(found.built.model, found.built.weights, custom_ops=self.context.custom_ops)
         return found.built, kernels
+
+    def goal(self) -> Budget | None:
+        """What the result will be held to: the budget, one per cent of the metric, or the floor."""
+        budget, verifier = self.options.effective_budget(self.context), self.context.verifier
+        if budget is not None or verifier is None:
+            return budget
+        return verifier.floor if verifier.metric is None else DEFAULT_METRIC_BUDGET
 
     def ranked(self, builder: StaticInt8 | DynamicInt8, built: Built) -> list[str]:
         if isinstance(builder, StaticInt8):

@@ -81,9 +81,7 @@ class Emitter:
         attributes = {"K": weight.codes.shape[1], "group": weight.group}
         return emit(before, "TernaryMatMul", inputs, attributes, domain=BAKER_DOMAIN, name=layer.node.name)
 
-    def _ort(
-        self, before: ir.Node, activation: Activation, weight: TernaryWeight, layer: Linear, hint: str
-    ) -> ir.Node:
+    def _ort(self, before: ir.Node, activation: Activation, weight: TernaryWeight, layer: Linear, hint: str) -> ir.Node:
         block = block_of(weight.group)
         inputs: list[ir.Value | None] = [
             activation.plain,

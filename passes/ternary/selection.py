@@ -90,9 +90,7 @@ class Selection:
         if choice.chosen:
             self.warnings.append(self._warning(choice))
 
-    def _search(
-        self, candidates: Sequence[Plan], holds: Callable[[Measurement], bool], rule: str
-    ) -> Choice[Plan]:
+    def _search(self, candidates: Sequence[Plan], holds: Callable[[Measurement], bool], rule: str) -> Choice[Plan]:
         """Adds those of the candidates to the chosen that hold together with them, and declines the others."""
         kept = list(self.plans)
         choice = Search(candidates, lambda plans: self._measure([*kept, *plans]), holds).run()

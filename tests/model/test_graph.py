@@ -52,7 +52,10 @@ def test_names_are_unique_across_scopes() -> None:
 
 def test_a_default_that_the_caller_may_override_is_no_constant() -> None:
     text = """<ir_version: 9, opset_import: ["": 18]>
-    g (float[2] x, float[2] w) => (float[2] y) <float[2] w = {1, 2}, float[2] v = {3, 4}> { t = Mul (x, w) y = Add (t, v) }"""
+    g (float[2] x, float[2] w) => (float[2] y) <float[2] w = {1, 2}, float[2] v = {3, 4}> {
+      t = Mul (x, w)
+      y = Add (t, v)
+    }"""
     model = from_text(text)
     w, v = node(model, "Mul").inputs[1], node(model, "Add").inputs[1]
     assert not is_constant(w) and constant_value(w) is None

@@ -88,15 +88,23 @@ def judged(net: Net, **options):
 
 
 def test_the_fragile_layer_stays_in_float_and_the_others_do_not():
-    without, verifier = judged(fragile())
-    budget = Budget.parse("sqnr=20dB")
-    assert len(without.became) == 3
-    assert not verifier.measure(without.model, budget).met
+    net, budget = fragile(), Budget.parse("sqnr=20dB")
+    model = net.model(net.nodes[-1].output[0])
+    unjudged = quantize(model, feeds=feeds_for(model, 24, N=4)[:16])
     done, verifier = judged(fragile(), budget="sqnr=20dB")
+    assert len(unjudged.became) == 3
+    assert not verifier.measure(unjudged.model, budget).met
     assert verifier.measure(done.model, budget).met
     assert set(done.became) == {"first", "last"}
     assert "budget (sqnr 20)" in done.reasons["middle"]
     assert sorted(done.kernels) == ["FusedGemm", "QGemm", "QGemm"]
+
+
+def test_without_a_budget_the_floor_is_kept_and_said():
+    done, verifier = judged(fragile())
+    assert verifier.floor is not None and verifier.measure(done.model, verifier.floor).met
+    assert set(done.became) == {"first", "last"}
+    assert any("below the least that is kept without a budget" in warning for warning in done.result.warnings)
 
 
 def test_the_run_budget_counts_where_the_pass_has_none():
