@@ -15,6 +15,7 @@ from baker.passes.quantize import rank
 from baker.passes.quantize.audit import integer_kernels
 from baker.passes.quantize.built import Built
 from baker.passes.quantize.dynamic import DynamicInt8
+from baker.passes.quantize.faults import around_faults
 from baker.passes.quantize.layers import find_layers
 from baker.passes.quantize.opset import PER_CHANNEL_OPSET, raise_opset
 from baker.passes.quantize.prepare import prepare
@@ -154,14 +155,25 @@ class _Work:
     def audited(
         self, builder: StaticInt8 | DynamicInt8, excluded: Mapping[str, str]
     ) -> tuple[Built, dict[str, str], dict[str, str]]:
-        """Builds the model, takes back what ONNX Runtime leaves in float, and looks again until nothing is."""
+        """Builds the model, takes back what ONNX Runtime leaves in float, and looks again until nothing is.
+
+        Raises:
+            ModelError: ONNX Runtime can't load it without int8 either.
+        """
         known = dict(excluded)
         while True:
             built = builder.build(self.source, known)
-            kernels, floats = integer_kernels(built.model, built.weights, custom_ops=self.context.custom_ops)
+            try:
+                kernels, floats = self.kernels(built)
+            except ModelError:
+                known = around_faults(lambda without: builder.build(self.source, without), self.kernels, known)
+                continue
             if not floats:
                 return built, known, kernels
             known.update(floats)
+
+    def kernels(self, built: Built) -> tuple[dict[str, str], dict[str, str]]:
+        return integer_kernels(built.model, built.weights, custom_ops=self.context.custom_ops)
 
     def searched(
         self, builder: StaticInt8 | DynamicInt8, built: Built, excluded: dict[str, str], kernels: dict[str, str]
@@ -188,8 +200,7 @@ class _Work:
         if found.built is None:
             declined = [*built.declined, *(Declined(name, found.excluded[name]) for name in ranked)]
             return replace(built, changes=[], declined=declined), {}
-        kernels, _ = integer_kernels(found.built.model, found.built.weights, custom_ops=self.context.custom_ops)
-        return found.built, kernels
+        return found.built, self.kernels(found.built)[0]
 
     def goal(self) -> Budget | None:
         """What the result will be held to: the budget, one per cent of the metric, or the floor."""
