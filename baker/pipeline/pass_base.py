@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 import onnx_ir as ir
 
 from baker.model.graph import index_names, label
-from baker.proof.budget import Budget
+from baker.proof.budget import DEFAULT_METRIC_BUDGET, Budget
 from baker.proof.numerics import Fidelity
 
 if TYPE_CHECKING:
@@ -156,5 +156,9 @@ class LossyPass(Pass):
         return not self.only or any(fnmatchcase(name, glob) for glob in self.only for name in names)
 
     def effective_budget(self, context: PassContext) -> Budget | None:
-        """Returns the pass's own budget, else the run's."""
-        return context.budget if self.budget is None else Budget.parse(self.budget)
+        """Returns the pass's own budget, else the run's, else one per cent of the metric where there is one."""
+        if self.budget is not None:
+            return Budget.parse(self.budget)
+        if context.budget is None and context.verifier is not None and context.verifier.metric is not None:
+            return DEFAULT_METRIC_BUDGET
+        return context.budget

@@ -88,6 +88,10 @@ def _digits(value: float) -> str:
     return short if math.isclose(float(short), value, rel_tol=1e-12) else repr(value)
 
 
+DEFAULT_METRIC_BUDGET = Budget("metric", 0.01)
+"""What a metric without a budget is held to: 99 % of the original's, the lower line of MLPerf."""
+
+
 def load_metric(reference: str) -> Metric:
     """Imports ``module:function``; the current folder is importable.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from baker.errors import InternalError, ModelError, UsageError
-from baker.proof.budget import Budget, Metric, score
+from baker.proof.budget import DEFAULT_METRIC_BUDGET, Budget, Metric, score
 from baker.proof.feeds import Feeds
 from baker.proof.interface import Feed, required_inputs
 from baker.proof.interface import compare_interfaces as compare_interfaces
@@ -37,9 +37,6 @@ from baker.runtime.session import run
 
 FLOOR = Budget("sqnr", FAIL_DB)
 """What a lossy result is held to where nobody gave a budget or a metric."""
-
-DEFAULT_METRIC_BUDGET = Budget("metric", 0.01)
-"""What a metric without a budget is held to: 99 % of the original's, the lower line of MLPerf."""
 
 
 @dataclass(frozen=True)

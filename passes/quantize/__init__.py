@@ -25,7 +25,6 @@ from baker.pipeline.pass_base import Change, Declined, LossyPass, PassContext, P
 from baker.proof.budget import Budget
 from baker.proof.interface import foreign_ops
 from baker.proof.numerics import Fidelity
-from baker.proof.verifier import DEFAULT_METRIC_BUDGET
 
 _QUANTIZED = re.compile("(Dynamic)?Quantize|Q(Linear|Gemm|Attention)|MatMulNBits|.*Integer")
 
@@ -205,9 +204,7 @@ class _Work:
     def goal(self) -> Budget | None:
         """What the result will be held to: the budget, one per cent of the metric, or the floor."""
         budget, verifier = self.options.effective_budget(self.context), self.context.verifier
-        if budget is not None or verifier is None:
-            return budget
-        return verifier.floor if verifier.metric is None else DEFAULT_METRIC_BUDGET
+        return verifier.floor if budget is None and verifier is not None else budget
 
     def ranked(self, builder: StaticInt8 | DynamicInt8, built: Built) -> list[str]:
         if isinstance(builder, StaticInt8):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Literal
 
 import onnx_ir as ir
@@ -12,10 +11,6 @@ from baker.passes.ternary import plan
 from baker.passes.ternary.selection import Selection, Survey
 from baker.passes.ternary.weights import GROUP_STEP
 from baker.pipeline.pass_base import LossyPass, PassContext, PassResult
-from baker.proof.budget import Budget
-from baker.proof.verifier import DEFAULT_METRIC_BUDGET
-
-_logger = logging.getLogger(__name__)
 
 
 class Ternary(LossyPass):
@@ -56,17 +51,8 @@ class Ternary(LossyPass):
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """Converts what is ternary, then what the budget allows."""
         survey = Survey.of(model, self, self.kernel)
-        selection = Selection(model, survey, self.kernel, self._limit(context), context.verifier)
+        selection = Selection(model, survey, self.kernel, self.effective_budget(context), context.verifier)
         selection.keep_lossless()
         selection.add_rounded(self.group)
         changes = plan.carry_out(model, selection.plans, self.kernel, context.checkpoint)
-        for text in selection.warnings:
-            _logger.warning(text)
         return PassResult(model, changes, survey.declined, selection.warnings)
-
-    def _limit(self, context: PassContext) -> Budget | None:
-        """The budget, or the one that a metric without a budget stands for."""
-        budget = self.effective_budget(context)
-        if budget is None and context.verifier is not None and context.verifier.metric is not None:
-            return DEFAULT_METRIC_BUDGET
-        return budget

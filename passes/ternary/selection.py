@@ -147,6 +147,6 @@ class Selection:
         worst = max(choice.chosen, key=lambda made: made.error or 0.0)
         result = "" if choice.measured is None else f", and together they give {describe(choice.measured)}"
         return (
-            f"ternary: {len(choice.chosen)} trained layers were rounded to ternary weights, which loses much: relative "
+            f"{len(choice.chosen)} trained layers were rounded to ternary weights, which loses much: relative "
             f"weight error up to {worst.error:.3f} ('{worst.layer.name}'). The budget {self.budget} allows it{result}."
         )
