@@ -17,6 +17,7 @@ from baker.pipeline.pass_base import Change, LossyPass, Pass, PassContext
 from baker.pipeline.registry import Registry
 from baker.pipeline.report import PassRecord, Report, Verification
 from baker.pipeline.trial import Trial
+from baker.proof.budget import Budget
 from baker.proof.numerics import Fidelity
 from baker.proof.verifier import Verdict
 
@@ -110,6 +111,7 @@ class _State:
     model: ir.Model
     lossy: bool = False  # a lossy change was kept, so later exact passes are judged against the model before them
     rounded: bool = False  # bits may have changed, so a later EXACT pass can only be held to the model before it
+    budget: Budget | None = None  # what the last lossy change was allowed to cost
     verdict: Verdict | None = None  # the model as it is now, against the original
 
 
@@ -224,10 +226,13 @@ class _Run:
         if not trial.changed:  # what is not saved, such as inferred shapes, may have been added
             return record, replace(before, model=trial.model)
         freeze_tensors(trial.model)
-        lossy = before.lossy or pass_.fidelity is Fidelity.LOSSY
-        rounded = before.rounded or pass_.fidelity is not Fidelity.EXACT
+        lossy = pass_.fidelity is Fidelity.LOSSY
         return record, _State(
-            trial.model, lossy, rounded, trial.verdict if self.against_original(pass_, before) else None
+            model=trial.model,
+            lossy=before.lossy or lossy,
+            rounded=before.rounded or pass_.fidelity is not Fidelity.EXACT,
+            budget=self.budget_of(pass_) if lossy else before.budget,
+            verdict=trial.verdict if self.against_original(pass_, before) else None,
         )
 
     # ---- judging ----
@@ -241,10 +246,13 @@ class _Run:
         if verifier is None:
             return None
         if pass_.fidelity is Fidelity.LOSSY:
-            budget = pass_.effective_budget(self.context) if isinstance(pass_, LossyPass) else self.context.budget
-            return verifier.verify(candidate, pass_.fidelity, budget=budget)
+            return verifier.verify(candidate, pass_.fidelity, budget=self.budget_of(pass_))
         against = None if self.against_original(pass_, self.state) else self.state.model
         return verifier.verify(candidate, pass_.fidelity, against=against)
+
+    def budget_of(self, pass_: Pass) -> Budget | None:
+        """A lossy pass's own budget comes before the run's."""
+        return pass_.effective_budget(self.context) if isinstance(pass_, LossyPass) else self.context.budget
 
     @staticmethod
     def against_original(pass_: Pass, state: _State) -> bool:
@@ -259,7 +267,7 @@ class _Run:
         if verifier is None or not self.manager.verify or self.state.verdict is not None:
             return
         fidelity = Fidelity.LOSSY if self.state.lossy else Fidelity.ROUNDING
-        self.state.verdict = verifier.verify(self.state.model, fidelity)
+        self.state.verdict = verifier.verify(self.state.model, fidelity, budget=self.state.budget)
 
     def context_for(self, pass_: Pass) -> PassContext:
         verifier = self.context.verifier

@@ -12,7 +12,7 @@ from helpers import from_text, ops, outputs, seeded
 
 from baker.model.graph import all_nodes, constant_value, emit, replace_value, set_initializer
 from baker.pipeline.manager import OnFail, PassManager
-from baker.pipeline.pass_base import Change, Pass, PassContext, PassResult
+from baker.pipeline.pass_base import Change, LossyPass, Pass, PassContext, PassResult
 from baker.pipeline.report import Report
 from baker.proof.numerics import Fidelity
 from baker.proof.verifier import Verifier
@@ -219,6 +219,22 @@ def test_verify_each_names_the_rewrite() -> None:
 def test_without_verification_nothing_is_judged_and_the_report_says_so() -> None:
     _, report = run(Nudges(), verify=False)
     assert report.passes[0].verdict == report.verification.verdict == "not verified" and not report.failures()
+
+
+class Coarse(LossyPass):
+    """Moves a weight a lot, and may have a budget of its own."""
+
+    name = "coarse"
+
+    def run(self, model: ir.Model, context: PassContext) -> PassResult:
+        return Nudges(by=1.4).run(model, context)
+
+
+def test_a_result_is_held_to_the_budget_of_the_lossy_pass_in_it() -> None:
+    _, report = run([Coarse(), AddAbs()])
+    assert report.passes[0].error is not None and "5 dB is the least" in report.passes[0].error
+    _, report = run([Coarse(budget="sqnr=1dB"), AddAbs()])
+    assert not report.failures() and [record.status for record in report.passes] == ["kept", "kept"]
 
 
 class Relabels(Pass):
