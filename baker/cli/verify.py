@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 def verify(reference: Path, candidate: Path, as_json: bool, quiet: bool, verbose: int, **options: Any) -> None:
     """Judge whether CANDIDATE may stand in for REFERENCE.
 
-    Without --budget the two must be the same function up to rounding; with one, the loss must be inside it.
+    Without --budget the two must be the same function up to rounding; with one, the loss must be inside it. A --metric
+    alone allows a loss of 1 %.
     """
     from baker.pipeline import bake
 

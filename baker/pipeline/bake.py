@@ -12,11 +12,12 @@ import onnxruntime
 
 from baker.errors import GateError, UsageError
 from baker.model.lower import SourceFacts, lower, source_facts
+from baker.model.marks import NOTES
 from baker.pipeline.manager import Observer, OnFail, PassManager
 from baker.pipeline.pass_base import PassContext
 from baker.pipeline.registry import Registry
 from baker.pipeline.report import BudgetRecord, Report, Requires, Verification
-from baker.proof.budget import Budget, Metric, load_metric
+from baker.proof.budget import DEFAULT_METRIC_BUDGET, Budget, Metric, load_metric
 from baker.proof.feeds import Feeds, load_feeds
 from baker.proof.numerics import Fidelity
 from baker.proof.verifier import Verdict, Verifier
@@ -47,7 +48,8 @@ class Settings:
     Attributes:
         calib: feeds; see `baker.proof.feeds.load_feeds` for all forms.
         metric: ``module:function`` or a callable: a runner in, a float out, higher is better.
-        budget: what a lossy result may cost: ``1%`` of the metric, ``sqnr=20dB``, ``top1=0.99``, ``rel=0.05``.
+        budget: what a lossy result may cost: ``1%`` of the metric, ``sqnr=20dB``, ``top1=0.99``, ``rel=0.05``; a
+            metric without one is held to 1 %.
         target: the machine the result is for.
         verify: False verifies nothing, and the report says so.
         verify_each: verify after every rewrite, too.
@@ -147,7 +149,7 @@ def run(source: Any, pipeline: str | Sequence[Any], settings: Settings) -> tuple
 def verify(
     reference: Any, candidate: Any, *, calib: Any = None, budget: str | Budget | None = None, **more: Any
 ) -> Verdict:
-    """Judges whether one model may stand in for another: as ROUNDING, or by the budget where one is given.
+    """Judges whether one model may stand in for another: as ROUNDING, or by the budget or metric that is given.
 
     Args:
         reference, candidate: what `baker.lower` takes.
@@ -170,7 +172,7 @@ def _goals(settings: Settings) -> tuple[Budget | None, Metric | None]:
             f"budget '{budget}' is relative to a metric, and no metric was given. "
             "Add --metric module:function, or give a fidelity budget such as sqnr=20dB, top1=0.99 or rel=0.05."
         )
-    return budget, metric
+    return DEFAULT_METRIC_BUDGET if budget is None and metric is not None else budget, metric
 
 
 def _verifier(
@@ -198,13 +200,12 @@ def _complete(
 ) -> None:
     """Fills in what the manager can't know: where the model came from, what the result runs on, the budget."""
     report.source = facts
-    warnings = (*report.verification.warnings, *feeds.notes)
+    notes = (*verifier.reference.meta[NOTES], *feeds.notes)
+    warnings = (*report.verification.warnings, *notes)
     report.verification = replace(report.verification, feeds=feeds.source, warnings=warnings)
     report.requires = _requires(model)
     if not settings.verify:
-        report.verification = Verification(
-            feeds=feeds.source, reason="not verified, as asked for", warnings=feeds.notes
-        )
+        report.verification = Verification(feeds=feeds.source, reason="not verified, as asked for", warnings=notes)
         return
     runnable = report.verification.verdict in ("pass", "fail") or not report.verification.gate
     if runnable:

@@ -1,0 +1,70 @@
+"""`baker.bake` and `baker.verify`: goals, and what the report tells of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from helpers import seeded
+
+import baker
+from baker.errors import GateError, UsageError
+
+TEXT = """<ir_version: 8, opset_import: ["": 17]>
+g (float[N,16] x) => (float[N,8] y) { i = Identity(x)  y = MatMul(i, w) }"""
+X = seeded(64, 16, seed=1)
+CALIB = [{"x": X[start : start + 8]} for start in range(0, 64, 8)]
+
+
+def proto(factor: float = 1.0) -> onnx.ModelProto:
+    model = onnx.parser.parse_model(TEXT)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(seeded(16, 8) * np.float32(factor), "w"))
+    return model
+
+
+def closeness(run) -> float:
+    """1 for the model as it is, less by the relative error of its outputs."""
+    wanted = X @ seeded(16, 8)
+    (found,) = run({"x": X}).values()
+    return 1.0 - float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+
+
+def test_a_metric_without_a_budget_is_held_to_one_per_cent_and_reported():
+    budget = baker.bake(proto(), "fuse", calib=CALIB, metric=closeness).report.budget
+    assert budget is not None
+    assert (budget.kind, budget.limit, budget.met) == ("metric", 0.01, True)
+    assert budget.value == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize(("factor", "status"), [(1.005, "pass"), (1.02, "fail")])
+def test_verify_by_a_metric_alone(factor: float, status: str):
+    verdict = baker.verify(proto(), proto(factor), calib=CALIB, metric=closeness)
+    assert verdict.status == status
+    assert verdict.measurement is not None
+    assert verdict.measurement.value == pytest.approx(factor - 1, abs=1e-4)
+
+
+def test_verify_without_a_goal_is_held_to_rounding():
+    assert baker.verify(proto(), proto(1.005), calib=CALIB).status == "fail"
+    assert baker.verify(proto(), proto(1 + 1e-7), calib=CALIB).status == "pass"
+
+
+def test_a_budget_on_a_metric_needs_one():
+    with pytest.raises(UsageError, match="no metric was given"):
+        baker.bake(proto(), "fuse", budget="1%")
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_what_lower_could_not_do_is_reported(verify: bool):
+    old = proto()
+    old.ir_version = 3
+    old.graph.input.append(onnx.helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [16, 8]))
+    report = baker.bake(old, "cleanup", calib=CALIB, verify=verify).report
+    assert any("IR version 4" in warning for warning in report.warnings())
+
+
+def test_a_gate_that_fails_hands_out_the_report_and_no_model():
+    with pytest.raises(GateError) as caught:
+        baker.bake(proto(), "quantize,verify{against=exact}", calib=CALIB)
+    assert [record.status for record in caught.value.report.passes] == ["kept", "rolled back"]
+    assert "verify: " in str(caught.value)
