@@ -131,6 +131,7 @@ def _tensors(
             value = node.inputs[index]
             assert value is not None
             readers.setdefault(value, []).append((node, index))
+    forced |= {layer.result for layer in layers if layer.result in readers and _ends_in(layer)}
     tensors: dict[ir.Value, QTensor] = {}
     for value in _in_order(graph, forced | set(readers)):
         producer = value.producer()
@@ -140,6 +141,11 @@ def _tensors(
             leader = tensors[moved].leader
         tensors[value] = QTensor(value, leader, value in forced, readers.get(value, []))
     return tensors
+
+
+def _ends_in(layer: Layer) -> bool:
+    """True when nothing stands between the layer and its result: some readers int8 and some float keep it in float."""
+    return layer.result.producer() in (layer.node, layer.bias_add)
 
 
 def _in_order(graph: ir.Graph, values: set[ir.Value]) -> list[ir.Value]:
