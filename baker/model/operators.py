@@ -1,4 +1,4 @@
-"""What the ONNX standard says of operators, versions and attributes; nothing about foreign domains."""
+"""What the ONNX standard says of operators, versions and attributes, and the name of baker's own domain."""
 
 from __future__ import annotations
 
@@ -6,12 +6,22 @@ from collections.abc import Mapping
 from functools import cache
 
 import onnx
+import onnx_ir as ir
 
 from baker.errors import suggest
+from baker.model.graph import has_reference_attribute, standard_domain, subgraphs
 from baker.model.marks import quoted
 
 ONNX_DOMAINS = frozenset(schema.domain for schema in onnx.defs.get_all_schemas())
 """The domains of the standard; "" is ai.onnx."""
+
+BAKER_DOMAIN = "ai.baker"
+"""The domain of baker's own operators; a model that imports it needs the custom-op library."""
+
+RANDOM_OPERATORS = frozenset(
+    ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
+)
+"""Operators of the standard that draw random numbers; Dropout is one more in training mode."""
 
 # Operators that ONNX Runtime registers in ONNX's domain although the standard lacks them, or lacked them then.
 _RUNTIME_OPERATORS = frozenset(
@@ -20,6 +30,16 @@ _RUNTIME_OPERATORS = frozenset(
         *("ParametricSoftplus", "Scale", "ScaledTanh", "SimplifiedLayerNormalization"),
     )
 )
+
+
+def repeats(node: ir.Node) -> bool:
+    """True for an operator of the standard that gives the same result for the same inputs, wherever it stands.
+
+    Not for one with subgraphs, nor for one with an attribute that is a parameter of the enclosing function.
+    """
+    if standard_domain(node.domain) or node.op_type in RANDOM_OPERATORS or node.op_type == "Dropout":
+        return False
+    return not has_reference_attribute(node) and next(subgraphs(node), None) is None
 
 
 @cache

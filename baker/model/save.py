@@ -15,6 +15,7 @@ from baker.errors import ResourceError, UsageError
 from baker.model.files import explained, replacing, write_bytes_atomically, write_json_atomically
 from baker.model.graph import all_nodes, count_nodes, standard_domain
 from baker.model.marks import source_files
+from baker.model.operators import ONNX_DOMAINS
 from baker.model.spill import spill
 from baker.model.wire import Encoded, encode
 
@@ -22,7 +23,6 @@ __all__ = ["SavedFacts", "save", "saved_size", "to_bytes", "write_bytes_atomical
 
 MAX_INLINE_BYTES = 2**31 - 1
 """protobuf's limit on one message, hence on one file."""
-_ONNX_DOMAINS = ("", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training")
 
 
 class Reportable(Protocol):
@@ -143,4 +143,4 @@ def _remove_old_data(model: ir.Model, target: Path, current: str | None) -> None
 def _custom_domains(model: ir.Model) -> tuple[str, ...]:
     local = {function.domain for function in model.functions.values()}
     used = {standard_domain(node.domain) for node in all_nodes(model)}
-    return tuple(sorted(used - local - set(_ONNX_DOMAINS)))
+    return tuple(sorted(used - local - ONNX_DOMAINS))

@@ -13,6 +13,7 @@ import onnxruntime
 from baker.errors import GateError, UsageError
 from baker.model.lower import SourceFacts, lower, source_facts
 from baker.model.marks import NOTES
+from baker.model.operators import BAKER_DOMAIN
 from baker.pipeline.manager import Observer, OnFail, PassManager
 from baker.pipeline.pass_base import PassContext
 from baker.pipeline.registry import Registry
@@ -25,7 +26,6 @@ from baker.runtime.audit import audit_kernels
 from baker.runtime.kernels import custom_ops_library
 
 DEFAULT_PIPELINE = "@simplify"
-CUSTOM_DOMAIN = "ai.baker"
 
 
 @dataclass(frozen=True)
@@ -217,5 +217,6 @@ def _complete(
 
 def _requires(model: ir.Model) -> Requires:
     """What the result was proven to run on: the ONNX Runtime at hand, no claim about older ones."""
-    library = custom_ops_library().name if CUSTOM_DOMAIN in model.opset_imports else None
+    imports = (model.opset_imports, *(function.opset_imports for function in model.functions.values()))
+    library = custom_ops_library().name if any(BAKER_DOMAIN in one for one in imports) else None
     return Requires(onnxruntime.__version__, model.opset_imports.get("", 0), model.ir_version or 0, library)

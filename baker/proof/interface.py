@@ -11,11 +11,12 @@ import onnx_ir as ir
 from baker.errors import UsageError, suggest
 from baker.model.graph import Array, all_nodes, standard_domain
 from baker.model.marks import DECLARED, Declaration
+from baker.model.operators import BAKER_DOMAIN, ONNX_DOMAINS
 
 Feed: TypeAlias = dict[str, Array]
 """One set of inputs: an array for each input, by name."""
 
-_KNOWN_DOMAINS = {"", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training", "ai.baker"}
+_KNOWN_DOMAINS = ONNX_DOMAINS | {BAKER_DOMAIN}
 
 
 # ---- two models ------------------------------------------------------------------------------------------------

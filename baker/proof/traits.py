@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 import onnx_ir as ir
 
 from baker.model.graph import all_nodes, constant_value, graphs, is_op, label, standard_domain, subgraphs
+from baker.model.operators import RANDOM_OPERATORS
 
 _HALF = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
-_DRAWING = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
 _STEPS = {"Round", "Floor", "Ceil", "Sign", "QuantizeLinear", "DynamicQuantizeLinear", "TernaryMatMul"}
 _INTEGER_ARITHMETIC = re.compile(r"^Q[A-Z]|Quantize|Integer|NBits")
 
@@ -71,7 +71,7 @@ def _read(node: ir.Node) -> Iterator[ir.Value]:
 
 
 def _draws(node: ir.Node, drawing_functions: dict[tuple[str, str], str]) -> str | None:
-    if is_op(node, *_DRAWING):
+    if is_op(node, *RANDOM_OPERATORS):
         return None if "seed" in node.attributes else f"{node.op_type} '{label(node)}'"
     if is_op(node, "Dropout") and "seed" not in node.attributes and _may_train(node):
         return f"Dropout '{label(node)}' in training mode"

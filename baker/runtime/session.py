@@ -20,11 +20,10 @@ from onnxruntime.capi import onnxruntime_pybind11_state as _state
 from baker.errors import ModelError, UsageError
 from baker.model.graph import Array
 from baker.model.lower import lower
+from baker.model.operators import BAKER_DOMAIN
 from baker.runtime.kernels import custom_ops_library
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
-
-DOMAIN = "ai.baker"
 
 # A weight of this many bytes or more goes to ONNX Runtime as an array, not inside the serialized model: that saves a
 # copy in the protobuf and one in the serialized bytes. Smaller ones stay inside, because shape inference reads them.
@@ -184,11 +183,12 @@ def _register(options: ort.SessionOptions, model: Source, custom_ops: str | os.P
 def _mentions_domain(model: Source) -> bool:
     """True when the model may use baker's domain; registering the library without need does no harm."""
     if isinstance(model, ir.Model):
-        return any(DOMAIN in scope.opset_imports for scope in (model, *model.functions.values()))
+        return any(BAKER_DOMAIN in scope.opset_imports for scope in (model, *model.functions.values()))
     if isinstance(model, onnx.ModelProto):
         imports = [*model.opset_import, *(entry for function in model.functions for entry in function.opset_import)]
-        return any(entry.domain == DOMAIN for entry in imports)
-    return DOMAIN.encode() in model if isinstance(model, bytes) else _file_holds(Path(model), DOMAIN.encode())
+        return any(entry.domain == BAKER_DOMAIN for entry in imports)
+    word = BAKER_DOMAIN.encode()
+    return word in model if isinstance(model, bytes) else _file_holds(Path(model), word)
 
 
 def _file_holds(path: Path, word: bytes) -> bool:

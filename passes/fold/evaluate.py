@@ -16,19 +16,10 @@ import onnx
 import onnx_ir as ir
 
 from baker.errors import BakerError, ModelError
-from baker.model.graph import Array, attribute, has_reference_attribute, standard_domain, subgraphs
+from baker.model.graph import Array, attribute
+from baker.model.operators import repeats
 
-_RANDOM = {
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
-    "Multinomial",
-    "Bernoulli",
-    "Dropout",
-}
-_QUANTIZATION = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
-_NEVER = frozenset(_RANDOM | _QUANTIZATION | {"Constant"})
+_NEVER = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Constant"})
 _UNBOUNDED = frozenset(
     {"NonZero", "Unique", "Compress", "NonMaxSuppression"}
 )  # output size is data; never above the input's
@@ -87,9 +78,7 @@ class Known:
 
 def may_evaluate(node: ir.Node) -> bool:
     """True for nodes of the standard that always give the same result: no random, quantization or control-flow op."""
-    if standard_domain(node.domain) or node.op_type in _NEVER or has_reference_attribute(node):
-        return False
-    return any(value is not None for value in node.inputs) and next(subgraphs(node), None) is None
+    return repeats(node) and node.op_type not in _NEVER and any(value is not None for value in node.inputs)
 
 
 def evaluate(node: ir.Node, inputs: Sequence[Known | None], opset: int) -> list[Known]:

@@ -9,12 +9,11 @@ from typing import Any, TypeAlias
 import onnx_ir as ir
 
 from baker.model.graph import can_replace, label, remove_if_dead, replace_value, standard_domain, subgraphs
+from baker.model.operators import RANDOM_OPERATORS
 from baker.passes.fuse._rule import GraphRule
 from baker.pipeline.pass_base import Change
 
-_RANDOM = frozenset(
-    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout"}
-)
+_RANDOM = RANDOM_OPERATORS | {"Dropout"}
 _COMMUTATIVE = frozenset({"Add", "Mul", "And", "Or", "Xor", "Equal"})  # bit-equal either way round
 _SMALL = 1 << 10  # bytes of a tensor attribute that is worth comparing
 

@@ -5,28 +5,14 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from baker.errors import ModelError
-from baker.model.graph import (
-    has_reference_attribute,
-    is_constant,
-    is_op,
-    label,
-    remove_if_dead,
-    set_initializer,
-    standard_domain,
-    subgraphs,
-)
+from baker.model.graph import is_constant, is_op, label, remove_if_dead, set_initializer
+from baker.model.operators import repeats
 from baker.passes.fold import evaluate_constants
 from baker.passes.quantize.layers import is_weight
 from baker.passes.quantize.placement import placement_of
 from baker.pipeline.pass_base import Change
 from baker.runtime.session import run, session
 
-_NEVER = frozenset(
-    {
-        *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"),
-        *("QuantizeLinear", "DequantizeLinear", "Dropout"),
-    }
-)
 _MOST_NODES = 64
 
 
@@ -59,18 +45,14 @@ def _is_computed_ahead(value: ir.Value) -> bool:
         if is_constant(current):
             continue
         node = current.producer()
-        if node is None or not _repeats(node) or len(seen) > _MOST_NODES:
+        if node is None or not repeats(node) or is_op(node, "QuantizeLinear", "DequantizeLinear"):
+            return False
+        if len(seen) > _MOST_NODES:
             return False
         if node not in seen:
             seen.add(node)
             pending += [read for read in node.inputs if read is not None]
     return bool(seen)
-
-
-def _repeats(node: ir.Node) -> bool:
-    if standard_domain(node.domain) or node.op_type in _NEVER or has_reference_attribute(node):
-        return False
-    return next(subgraphs(node), None) is None
 
 
 def _settle(model: ir.Model, node: ir.Node, index: int, value: ir.Value) -> list[Change]:

@@ -20,12 +20,13 @@ import numpy as np
 import onnx_ir as ir
 
 from baker.model.graph import Array, constant_before, constant_value, emit, graph_of, remove_if_dead, replace_value
+from baker.model.operators import BAKER_DOMAIN
 from baker.passes.ternary.activation import Activation
 from baker.passes.ternary.linear import Linear
 from baker.passes.ternary.weights import TernaryWeight
 from baker.runtime.kernels import pack_codes
 
-BAKER_DOMAIN, ORT_DOMAIN = "ai.baker", "com.microsoft"
+ORT_DOMAIN = "com.microsoft"
 
 _BLOCKS = (128, 64, 32)
 """Block sizes along K that MatMulNBits has int8 kernels for, fastest first; others run 200 times slower."""

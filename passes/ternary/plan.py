@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from baker.model.graph import all_nodes, index_names, label
+from baker.model.graph import all_nodes, index_names, is_op, label
+from baker.model.operators import BAKER_DOMAIN
 from baker.passes.ternary import linear, weights
 from baker.passes.ternary.activation import resolve
 from baker.passes.ternary.emit import Emitter, block_of
@@ -59,7 +60,7 @@ class Plan:
 def layers(model: ir.Model, evaluator: Evaluator, aim: LossyPass) -> Iterator[Layer | Declined]:
     """The model's linear layers, or why one is none of `ternary`'s."""
     for position, node in enumerate(all_nodes(model)):
-        if node.domain == "ai.baker" and node.op_type == "TernaryMatMul":
+        if is_op(node, "TernaryMatMul", domain=BAKER_DOMAIN):
             yield Declined(label(node), "it is ternary already")
             continue
         found = linear.find(node, evaluator)

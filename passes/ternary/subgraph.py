@@ -11,20 +11,10 @@ from collections.abc import Collection, Mapping, Sequence
 import onnx_ir as ir
 
 from baker.errors import ModelError
-from baker.model.graph import (
-    Array,
-    constant_value,
-    has_reference_attribute,
-    is_constant,
-    is_op,
-    standard_domain,
-    subgraphs,
-)
+from baker.model.graph import Array, constant_value, is_constant, is_op
+from baker.model.operators import repeats
 from baker.runtime.session import run, session
 
-_RANDOM = frozenset(
-    ("Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
-)
 _MAX_NODES = 256  # of one part; more is no weight and no quantizer but a model
 
 
@@ -132,7 +122,7 @@ def _cone(value: ir.Value, cut: Collection[ir.Value]) -> list[ir.Node] | None:
         if inputs_done:
             order[node] = None
             continue
-        if not _is_pure(node) or len(order) + len(pending) > _MAX_NODES:
+        if not repeats(node) or len(order) + len(pending) > _MAX_NODES:
             return None
         pending.append((wanted, True))
         pending += [(_source(read, cut), False) for read in node.inputs if read is not None]
@@ -142,12 +132,6 @@ def _cone(value: ir.Value, cut: Collection[ir.Value]) -> list[ir.Node] | None:
 def _source(value: ir.Value, cut: Collection[ir.Value]) -> ir.Value:
     """Where a value is read from: an activation from before its Q/DQ pair, a weight (no cut) as it stands."""
     return value if value in cut or not cut else without_qdq(value)
-
-
-def _is_pure(node: ir.Node) -> bool:
-    if standard_domain(node.domain) != "" or node.op_type in _RANDOM or has_reference_attribute(node):
-        return False
-    return next(subgraphs(node), None) is None
 
 
 def _leaves(part: Sequence[ir.Node], value: ir.Value) -> list[ir.Value]:
