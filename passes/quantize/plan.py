@@ -73,7 +73,7 @@ def make_plan(
     read = {layer.source for layer in layers}
     made = {layer.result for layer in layers if layer.needs_output}
     _shrink(units, read, made)
-    return Plan(tuple(layers), tuple(units), _tensors(graph, layers, units))
+    return Plan(tuple(layers), tuple(units), _tensors(graph, layers, units, banned))
 
 
 def _may_join(node: ir.Node, allowed: Callable[[ir.Node], bool], banned: Collection[ir.Value]) -> bool:
@@ -119,7 +119,10 @@ def _read_by(value: ir.Value, units: Collection[ir.Node]) -> bool:
 
 
 def _tensors(
-    graph: ir.Graph, layers: Sequence[Layer], units: dict[ir.Node, tuple[ir.Value, ...]]
+    graph: ir.Graph,
+    layers: Sequence[Layer],
+    units: dict[ir.Node, tuple[ir.Value, ...]],
+    banned: Collection[ir.Value],
 ) -> dict[ir.Value, QTensor]:
     forced = {layer.result for layer in layers if layer.needs_output}
     forced |= {value for results in units.values() for value in results}
@@ -131,7 +134,7 @@ def _tensors(
             value = node.inputs[index]
             assert value is not None
             readers.setdefault(value, []).append((node, index))
-    forced |= {layer.result for layer in layers if layer.result in readers and _ends_in(layer)}
+    forced |= {layer.result for layer in layers if layer.result not in banned and _needs_pair(layer, readers)}
     tensors: dict[ir.Value, QTensor] = {}
     for value in _in_order(graph, forced | set(readers)):
         producer = value.producer()
@@ -143,9 +146,13 @@ def _tensors(
     return tensors
 
 
-def _ends_in(layer: Layer) -> bool:
-    """True when nothing stands between the layer and its result: some readers int8 and some float keep it in float."""
-    return layer.result.producer() in (layer.node, layer.bias_add)
+def _needs_pair(layer: Layer, readers: Collection[ir.Value]) -> bool:
+    """True where ONNX Runtime leaves a Gemm or MatMul in float unless all that read its result read it as int8.
+
+    It looks for a QuantizeLinear behind an activation, too, and there takes float readers for a reason to refuse.
+    """
+    activated = layer.result.producer() not in (layer.node, layer.bias_add)
+    return bool(layer.result.uses()) if activated else layer.result in readers
 
 
 def _in_order(graph: ir.Graph, values: set[ir.Value]) -> list[ir.Value]:

@@ -6,15 +6,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from helpers import ops
 from quantize_tools import Net, feeds_for, from_text, outputs, quantize, seeded
 
 from baker.model.lower import lower
 
 FUSED = {"DynamicQuantizeMatMul", "MatMulIntegerToFloat"}
-
-
-def ops(model: ir.Model) -> list[str]:
-    return [node.op_type for node in model.graph]
 
 
 @pytest.mark.parametrize("bias", [None, (16,), (1, 16)])

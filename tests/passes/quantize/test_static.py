@@ -386,3 +386,30 @@ def test_what_it_says_about_a_layer():
     assert change.node == "stem"
     for part in ("Conv -> int8", "activation U8 [-", "S8 8x4x3x3 per channel (8)", "runs as QLinearConv"):
         assert part in change.what
+
+
+@pytest.mark.parametrize("activation", [None, "Relu", "Clip"])
+@pytest.mark.parametrize("kind", ["Gemm", "MatMul"])
+@pytest.mark.parametrize("skipped", ["left", "both"])
+def test_a_result_that_float_operators_read_too(kind, activation, skipped):
+    """ONNX Runtime leaves such a layer in float unless its float readers stand behind the DequantizeLinear, too."""
+    net = Net()
+    x = net.op(kind, net.input("N", 32), net.weight(32, 16), name="first")
+    if kind == "MatMul":
+        x = net.op("Add", x, net.const(seeded(16, seed=2)))
+    bounds = [net.const(np.float32(bound)) for bound in (0, 6)] if activation == "Clip" else []
+    x = x if activation is None else net.op(activation, x, *bounds)
+    left, right = (net.op("Gemm", x, net.weight(16, 8), name=name) for name in ("left", "right"))
+    done = quantize(net.model(left, right, x), skip=("left", "right") if skipped == "both" else ("left",))
+    assert set(done.became) == {"first", "right"} - ({"right"} if skipped == "both" else set())
+    assert done.audit.integer == len(done.became)
+    done.check(0.03)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_a_result_without_a_range_costs_its_own_layer_at_most():
+    net = Net()
+    huge = net.op("Relu", net.op("Gemm", net.input("N", 16), net.const(np.full((16, 16), 1e38, np.float32)), name="a"))
+    model = net.model(net.op("Tanh", net.op("Gemm", huge, net.weight(16, 8), name="b")))
+    done = quantize(model, feeds=[{"x": np.full((2, 16), 9, np.float32)}] * 2)
+    assert "held NaN or infinity" in done.reasons["b"]
