@@ -11,11 +11,12 @@ from types import ModuleType
 import numpy as np
 import onnx
 
+from baker.proof.feeds import Feed
+
 ROOT = Path(__file__).parent.parent / "golden_models"
 FEEDS, CALIBRATION, SEED = 4, 20, 0
 BATCHES = (1, 3, 4, 8)  # of a trained model's feeds: its batch dimension is dynamic
 
-Feed = dict[str, np.ndarray]
 Runner = Callable[[Feed], Feed]
 
 

@@ -13,11 +13,10 @@ import onnx_ir as ir
 from baker.model.lower import lower
 from baker.pipeline.manager import PassManager
 from baker.pipeline.pass_base import PassContext
-from baker.pipeline.report import PassRecord, Report
+from baker.pipeline.report import Report
+from baker.proof.feeds import Feed
 from baker.runtime.session import run as run_session
 from baker.runtime.session import session
-
-Feed = dict[str, np.ndarray]
 
 
 def from_text(text: str, weights: Mapping[str, np.ndarray] | None = None) -> ir.Model:
@@ -44,12 +43,6 @@ def bake(model: ir.Model, pipeline: Any, **context: Any) -> tuple[ir.Model, Repo
     return PassManager(pipeline).run(model, PassContext(**context))
 
 
-def only_record(report: Report) -> PassRecord:
-    """The record of a one-pass pipeline."""
-    (record,) = report.passes
-    return record
-
-
 def ops(model: ir.Model) -> list[str]:
     """Operator types of the main graph, in order."""
     return [node.op_type for node in model.graph]
@@ -63,11 +56,3 @@ def histogram(model: ir.Model) -> dict[str, int]:
 def peak(arrays: Mapping[str, np.ndarray]) -> float:
     """The largest magnitude among outputs."""
     return max(float(np.abs(array).max()) for array in arrays.values())
-
-
-def assert_close(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], *, max_abs: float) -> None:
-    """Same outputs in the same order, no element further away than ``max_abs``."""
-    assert list(found) == list(expected)
-    for name, reference in expected.items():
-        assert found[name].shape == reference.shape, name
-        np.testing.assert_allclose(found[name], reference, rtol=0, atol=max_abs, err_msg=name)

@@ -9,13 +9,11 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from baker.model.graph import all_nodes, index_names
+from baker.model.graph import Array, all_nodes, index_names
 from baker.passes.ternary import Ternary
 from baker.pipeline.pass_base import PassContext, PassResult
 from baker.runtime.session import run as run_session
 from baker.runtime.session import session
-
-Array = np.ndarray[Any, Any]
 
 
 class Sketch:

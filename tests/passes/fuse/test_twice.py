@@ -129,7 +129,8 @@ def test_a_branch_reads_the_outer_one():
 
 
 def test_overridable_initializers_stay():
-    text = f"{HEAD} g (float[4] x, float[4] b) => (float[4] y) <float[4] b = {{1,2,3,4}}, float[4] d = {{1,2,3,4}}> {{ a = Add (x, b) y = Mul (a, d) }}"  # noqa: E501
+    text = f"""{HEAD} g (float[4] x, float[4] b) => (float[4] y) <float[4] b = {{1,2,3,4}}, float[4] d = {{1,2,3,4}}> {{
+      a = Add (x, b) y = Mul (a, d) }}"""
     model = lower(onnx.parser.parse_model(text))
     held(model, fuse(), {"x": seeded(4)}, {"x": seeded(4), "b": seeded(4, seed=1)}, error=0)
     assert sorted(model.graph.initializers) == ["b", "d"]

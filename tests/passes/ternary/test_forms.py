@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from helpers import seeded
 from ternary_tools import (
     ACTIVATIONS,
     WEIGHTS,
@@ -32,10 +33,6 @@ PER_TENSOR = np.array(0.0625 + 2**-12, np.float32)  # also a float16
 PER_CHANNEL = (0.03125 + np.arange(N, dtype=np.float32) * 2**-9).astype(np.float32)
 
 
-def x_of(*shape: int, seed: int = 7) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
 def converted(model: ir.Model, x: np.ndarray, **options) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Outputs before and after the pass."""
     before = outputs(model, x)
@@ -49,7 +46,7 @@ def test_weight_forms(form: str, scale: np.ndarray):
     sketch = Sketch(("batch", K))
     weight = WEIGHTS[form](sketch, codes(K, N), scale)
     model = sketch.model(sketch.op("MatMul", sketch.x, weight))
-    x = x_of(5, K)
+    x = seeded(5, K)
     (before,), (after,) = converted(model, x)
     assert ops(model) == ["TernaryMatMul"]
     assert (np.abs(after - before) <= activation_bound(x, codes(K, N) * scale)).all()
@@ -61,7 +58,7 @@ def test_latent_weights(form: str):
     sketch = Sketch(("batch", K))
     weight = WEIGHTS_OF_ONE_SCALE[form](sketch, codes(K, N), PER_TENSOR)
     model = sketch.model(sketch.op("MatMul", quantized_rows(sketch, sketch.x), weight))
-    (before,), (after,) = converted(model, x_of(5, K))
+    (before,), (after,) = converted(model, seeded(5, K))
     assert ops(model) == ["TernaryMatMul"]
     np.testing.assert_allclose(after, before, atol=1e-5)
     assert weight_bytes(model) == N * K // 4 + 4
@@ -73,7 +70,7 @@ def test_group_scales(group: int, k: int):
     sketch = Sketch(("batch", k))
     matrix = (codes(k, N) * s).astype(np.float32)
     model = sketch.model(sketch.op("MatMul", quantized_rows(sketch, sketch.x), sketch.weight(matrix)))
-    (before,), (after,) = converted(model, x_of(5, k))
+    (before,), (after,) = converted(model, seeded(5, k))
     assert ops(model) == ["TernaryMatMul"]
     assert next(iter(model.graph)).attributes["group"].as_int() == group
     np.testing.assert_allclose(after, before, atol=1e-5 * np.abs(before).max())
@@ -84,7 +81,7 @@ def test_int2_dequantized():
     stored = sketch.weight(codes(K, 12).astype(ml_dtypes.int2))
     weight = sketch.op("DequantizeLinear", stored, sketch.weight(PER_TENSOR))
     model = sketch.model(sketch.op("MatMul", quantized_rows(sketch, sketch.x), weight))
-    (before,), (after,) = converted(model, x_of(5, K))
+    (before,), (after,) = converted(model, seeded(5, K))
     assert ops(model) == ["TernaryMatMul"]
     np.testing.assert_allclose(after, before, atol=1e-5)
 
@@ -95,7 +92,7 @@ def test_activation_forms_are_absorbed(form: str, shape: tuple):
     sketch = Sketch(shape)
     y = sketch.op("MatMul", ACTIVATIONS[form](sketch, sketch.x), sketch.weight(codes(K, N) * PER_CHANNEL))
     model = sketch.model(y)
-    x = x_of(*(dim if isinstance(dim, int) else 3 for dim in shape))
+    x = seeded(*(dim if isinstance(dim, int) else 3 for dim in shape))
     before = outputs(model, x)
     result = ternary(model)
     assert ops(model) == ["TernaryMatMul"]
@@ -114,7 +111,7 @@ def test_another_quantization_of_the_activation_stays(name: str, options: dict):
     sketch = Sketch((4, K))
     y = sketch.op("MatMul", quantized_rows(sketch, sketch.x, **options), sketch.weight(codes(K, N) * PER_CHANNEL))
     model = sketch.model(y)
-    x = x_of(4, K)
+    x = seeded(4, K)
     (before,), (after,) = converted(model, x)
     assert ops(model)[-1] == "TernaryMatMul", name
     assert "ReduceMax" in ops(model)
@@ -126,7 +123,7 @@ def test_three_linears_share_one_activation_quantization():
     shared = quantized_rows(sketch, sketch.x)
     heads = [sketch.op("MatMul", shared, sketch.weight(codes(K, N, seed) * PER_CHANNEL)) for seed in range(3)]
     model = sketch.model(*heads)
-    before, after = converted(model, x_of(2, 3, K))
+    before, after = converted(model, seeded(2, 3, K))
     assert ops(model) == ["TernaryMatMul"] * 3
     assert {node.inputs[0].name for node in model.graph} == {"x"}
     for ours, theirs in zip(after, before, strict=True):
@@ -138,7 +135,7 @@ def test_an_activation_quantization_that_something_else_reads_stays_for_it():
     shared = quantized_rows(sketch, sketch.x)
     y = sketch.op("MatMul", shared, sketch.weight(codes(K, N) * PER_CHANNEL))
     model = sketch.model(y, sketch.op("Relu", shared))
-    before, after = converted(model, x_of(3, K))
+    before, after = converted(model, seeded(3, K))
     assert "ReduceMax" in ops(model)
     assert "TernaryMatMul" in ops(model)
     np.testing.assert_array_equal(after[1], before[1])
@@ -150,7 +147,7 @@ def test_values_that_are_graph_outputs_stay(exposed: int):
     values = [quantized_rows(sketch, sketch.x), sketch.op("Identity", sketch.weight(codes(K, N) * PER_CHANNEL))]
     model = sketch.model(sketch.op("MatMul", *values), values[exposed])
     names = [value.name for value in model.graph.outputs]
-    before, after = converted(model, x_of(3, K))
+    before, after = converted(model, seeded(3, K))
     assert [value.name for value in model.graph.outputs] == names
     assert "TernaryMatMul" in ops(model)
     np.testing.assert_array_equal(after[1], before[1])
@@ -172,7 +169,7 @@ def test_a_weight_that_is_read_elsewhere_too_stays_for_it():
     weight = sketch.weight(codes(K, N) * PER_TENSOR)
     y = sketch.op("MatMul", quantized_rows(sketch, sketch.x), weight)
     model = sketch.model(y, sketch.op("Gather", weight, sketch.constant([0, 2], np.int64)))
-    before, after = converted(model, x_of(3, K))
+    before, after = converted(model, seeded(3, K))
     assert sorted(ops(model)) == ["Gather", "TernaryMatMul"]
     np.testing.assert_array_equal(after[1], before[1])
 
@@ -199,9 +196,9 @@ def test_gemm(trans_b: int, alpha: float, c: tuple[int, ...] | None, beta: float
     matrix = codes(K, N) * PER_CHANNEL
     inputs = [quantized_rows(sketch, sketch.x), sketch.weight(matrix.T.copy() if trans_b else matrix)]
     if c is not None:
-        inputs.append(sketch.weight(x_of(*c) if c else np.array(0.7, np.float32)))
+        inputs.append(sketch.weight(seeded(*c) if c else np.array(0.7, np.float32)))
     model = sketch.model(sketch.op("Gemm", *inputs, transB=trans_b, alpha=alpha, beta=beta))
-    (before,), (after,) = converted(model, x_of(3, K))
+    (before,), (after,) = converted(model, seeded(3, K))
     assert ops(model) == ["TernaryMatMul"] + (["Add"] if c is not None and not bias else [])
     assert len(next(iter(model.graph)).inputs) == 3 + bias
     np.testing.assert_allclose(after, before, atol=2e-5)
@@ -209,7 +206,7 @@ def test_gemm(trans_b: int, alpha: float, c: tuple[int, ...] | None, beta: float
 
 def test_gemm_with_a_matrix_and_another_beta_is_declined():
     sketch = Sketch((3, K))
-    inputs = [sketch.x, sketch.weight(codes(K, N) * PER_TENSOR), sketch.weight(x_of(3, N))]
+    inputs = [sketch.x, sketch.weight(codes(K, N) * PER_TENSOR), sketch.weight(seeded(3, N))]
     model = sketch.model(sketch.op("Gemm", *inputs, beta=0.5))
     (declined,) = ternary(model).declined
     assert "beta is 0.5" in declined.reason
@@ -230,9 +227,9 @@ def test_gemm_with_a_transposed_activation_is_declined():
 def test_bias_after_matmul(shape: tuple[int, ...], rank: int, folded: bool, bias_first: bool):
     sketch = Sketch((2, 3, K)[-rank:])
     product = sketch.op("MatMul", sketch.x, sketch.weight(codes(K, N) * PER_CHANNEL))
-    bias = sketch.weight(np.asarray(x_of(*shape)), "b")
+    bias = sketch.weight(np.asarray(seeded(*shape)), "b")
     model = sketch.model(sketch.op("Add", *((bias, product) if bias_first else (product, bias))))
-    x = x_of(*(2, 3, K)[-rank:])
+    x = seeded(*(2, 3, K)[-rank:])
     (before,), (after,) = converted(model, x)
     assert ops(model) == ["TernaryMatMul"] + ([] if folded else ["Add"])
     assert after.shape == before.shape
@@ -241,7 +238,7 @@ def test_bias_after_matmul(shape: tuple[int, ...], rank: int, folded: bool, bias
 
 def test_a_bias_keeps_its_name_and_is_not_stored_twice():
     sketch = Sketch(("batch", K))
-    weight, bias = sketch.weight(codes(K, N) * PER_TENSOR, "fc.weight"), sketch.weight(x_of(N), "fc.bias")
+    weight, bias = sketch.weight(codes(K, N) * PER_TENSOR, "fc.weight"), sketch.weight(seeded(N), "fc.bias")
     model = sketch.model(sketch.op("Gemm", sketch.x, weight, bias))
     ternary(model)
     assert sorted(model.graph.initializers) == ["fc.bias", "fc.weight.scale", "fc.weight.ternary"]
@@ -250,7 +247,7 @@ def test_a_bias_keeps_its_name_and_is_not_stored_twice():
 def test_a_product_that_is_an_output_keeps_its_bias_apart():
     sketch = Sketch(("batch", K))
     product = sketch.op("MatMul", sketch.x, sketch.weight(codes(K, N) * PER_TENSOR))
-    model = sketch.model(product, sketch.op("Add", product, sketch.weight(x_of(N))))
+    model = sketch.model(product, sketch.op("Add", product, sketch.weight(seeded(N))))
     ternary(model)
     assert ops(model) == ["TernaryMatMul", "Add"]
     assert [value.name for value in model.graph.outputs] == ["v0_0", "v1_0"]
@@ -262,7 +259,7 @@ def test_the_quantize_dequantize_pair_of_the_activation_is_undone():
     inner = quantized_rows(sketch, sketch.x)
     q = sketch.op("DequantizeLinear", sketch.op("QuantizeLinear", inner, scale, zero), scale, zero)
     model = sketch.model(sketch.op("MatMul", q, WEIGHTS["int8 of 127"](sketch, codes(K, N), PER_CHANNEL)))
-    x = x_of(4, K)
+    x = seeded(4, K)
     ternary(model)
     assert ops(model) == ["TernaryMatMul"]
     sketch = Sketch(("batch", K))
@@ -282,7 +279,7 @@ def test_an_int8_conv_keeps_the_pair_that_makes_it_one():
     kernel = sketch.op("DequantizeLinear", sketch.weight(codes(8, 8)[:, :, None] * np.int8(50)), scale, axis=0)
     hidden = rounded(sketch.op("Conv", rounded(sketch.x), kernel, kernel_shape=[1]))
     model = sketch.model(sketch.op("MatMul", hidden, sketch.weight(codes(K, N) * PER_TENSOR)))
-    (before,), (after,) = converted(model, x_of(2, 8, K))
+    (before,), (after,) = converted(model, seeded(2, 8, K))
     audit = audit_kernels(model)
     assert (audit.integer, audit.ternary, audit.float) == (1, 1, 0)
     assert np.abs(after - before).max() < 0.02 * np.abs(before).max()
@@ -304,8 +301,8 @@ def test_dynamic_int8_is_undone(order: str, zero_point: bool):
         product = sketch.op("Mul", product, sketch.op("Mul", step, scale))
     else:
         product = sketch.op("Mul", sketch.op("Mul", scale, product), step)
-    model = sketch.model(sketch.op("Add", product, sketch.weight(x_of(N))))
-    x = x_of(4, K)
+    model = sketch.model(sketch.op("Add", product, sketch.weight(seeded(N))))
+    x = seeded(4, K)
     (before,), (after,) = converted(model, x)
     assert ops(model) == ["TernaryMatMul"]
     assert (np.abs(after - before) <= 2 * activation_bound(x, codes(K, N) * PER_CHANNEL)).all()
@@ -321,9 +318,9 @@ def near_ternary() -> np.ndarray:
 @pytest.mark.parametrize(
     ("name", "matrix", "reason"),
     [
-        ("float", x_of(K, N), "10 of 10 output channels"),
+        ("float", seeded(K, N), "10 of 10 output channels"),
         ("almost", near_ternary(), "1 of 10 output channels"),
-        ("int8 levels", np.rint(x_of(K, N) * 20).astype(np.float32), "more than one magnitude"),
+        ("int8 levels", np.rint(seeded(K, N) * 20).astype(np.float32), "more than one magnitude"),
         ("one weight a row", np.ones((1, N), np.float32) * PER_CHANNEL, "too few to gain anything"),
     ],
 )
@@ -423,7 +420,7 @@ def test_integers_scaled_back_after_the_product_stay_exact(rows: int):
     q = sketch.op("Cast", sketch.op("Round", sketch.op("Mul", sketch.x, scale)), to=3)
     product = sketch.op("MatMul", sketch.op("Cast", q, to=1), sketch.op("Transpose", unit, perm=[1, 0]))
     model = sketch.model(sketch.op("Div", product, sketch.op("Mul", scale, sketch.constant(12.5))))
-    (before,), (after,) = converted(model, x_of(rows, K))
+    (before,), (after,) = converted(model, seeded(rows, K))
     assert "MatMul" not in ops(model)
     assert ops(model).count("TernaryMatMul") == 1
     assert weight_bytes(model) <= 12 * K // 4 + 8
@@ -467,11 +464,11 @@ linear (x) => (y) {
 
 def test_branches_of_an_if():
     proto = onnx.parser.parse_model(BRANCHES)
-    tensors = {"outer": codes(K, N) * PER_TENSOR, "inner": codes(K, N, 1).T * PER_TENSOR, "bias": x_of(N)}
+    tensors = {"outer": codes(K, N) * PER_TENSOR, "inner": codes(K, N, 1).T * PER_TENSOR, "bias": seeded(N)}
     for name, array in tensors.items():
         proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
     model = ir.from_proto(proto)
-    feeds = [{"x": x_of(3, K), "wide": np.array(wide)} for wide in (True, False)]
+    feeds = [{"x": seeded(3, K), "wide": np.array(wide)} for wide in (True, False)]
     before = [run_session(session(model, threads=1), feed)["y"] for feed in feeds]
     index_names(model)
     assert len(ternary(model).changes) == 2
@@ -488,7 +485,7 @@ def test_the_body_of_a_local_function():
     )
     proto.functions[0].node.insert(0, weight)
     model = ir.from_proto(proto)
-    feed = {"x": x_of(3, K)}
+    feed = {"x": seeded(3, K)}
     before = run_session(session(model, threads=1), feed)["y"]
     index_names(model)
     assert len(ternary(model).changes) == 1
@@ -503,7 +500,7 @@ def test_the_body_of_a_local_function():
 def test_one_row_without_a_batch(kernel: str):
     sketch = Sketch((K,))
     model = sketch.model(sketch.op("MatMul", sketch.x, sketch.weight(codes(K, N) * PER_TENSOR)))
-    x = x_of(K)
+    x = seeded(K)
     (before,), (after,) = converted(model, x, kernel=kernel)
     assert after.shape == (N,)
     assert (np.abs(after - before) <= activation_bound(x, codes(K, N) * PER_TENSOR)).all()

@@ -7,6 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from helpers import seeded
 from ternary_tools import Sketch, activation_bound, codes, ops, outputs, quantized_rows, ternary
 
 from baker.errors import OptionError
@@ -25,10 +26,6 @@ def stock(model: ir.Model, x: np.ndarray, level: ort.GraphOptimizationLevel) -> 
 OFF, DEFAULT = ort.GraphOptimizationLevel.ORT_DISABLE_ALL, ort.GraphOptimizationLevel.ORT_ENABLE_ALL
 
 
-def x_of(*shape: int, seed: int = 7) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
 def relative(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
@@ -42,7 +39,7 @@ def test_why_the_standard_form_is_not_written(n: int):
     scale = sketch.weight(np.full((k // 128, n), 0.05, np.float32))
     weight = sketch.op("DequantizeLinear", sketch.weight(t.astype(ml_dtypes.int2)), scale, axis=0, block_size=128)
     model = sketch.model(sketch.op("MatMul", sketch.x, weight))
-    x = x_of(5, k)
+    x = seeded(5, k)
     expected = x @ (t * np.float32(0.05))
     assert relative(stock(model, x, OFF), expected) < 1e-5
     fused = relative(stock(model, x, DEFAULT), expected)
@@ -54,10 +51,10 @@ def test_why_the_standard_form_is_not_written(n: int):
 def test_every_shape_is_right_at_every_level(k: int, n: int):
     t, s = codes(k, n), np.random.default_rng(n).uniform(0.05, 0.2, n).astype(np.float32)
     sketch = Sketch(("batch", k), opset=18)
-    inputs = [quantized_rows(sketch, sketch.x), sketch.weight(t * s), sketch.weight(x_of(n))]
+    inputs = [quantized_rows(sketch, sketch.x), sketch.weight(t * s), sketch.weight(seeded(n))]
     model = sketch.model(sketch.op("Gemm", *inputs))
     for rows in (1, 6):
-        x = x_of(rows, k)
+        x = seeded(rows, k)
         before = outputs(model, x)[0]
         baked = model.clone()
         ternary(baked, kernel="ort")
@@ -70,13 +67,13 @@ def test_every_shape_is_right_at_every_level(k: int, n: int):
 def test_the_rest_of_the_model_and_its_opset_stay():
     sketch = Sketch(("batch", "time", 96), opset=14)
     hidden = sketch.op("MatMul", sketch.x, sketch.weight(codes(96, 40) * np.float32(0.1)))
-    y = sketch.op("Softmax", sketch.op("Add", hidden, sketch.weight(x_of(40), "b")), axis=-1)
+    y = sketch.op("Softmax", sketch.op("Add", hidden, sketch.weight(seeded(40), "b")), axis=-1)
     model = sketch.model(y)
     result = ternary(model, kernel="ort")
     assert len(result.changes) == 1
     assert ops(model) == ["MatMulNBits", "Softmax"]
     assert dict(model.opset_imports) == {"": 14, "com.microsoft": 1}
-    assert stock(model, x_of(2, 3, 96), DEFAULT).shape == (2, 3, 40)
+    assert stock(model, seeded(2, 3, 96), DEFAULT).shape == (2, 3, 40)
 
 
 def test_the_networks_own_activation_quantization_stays():
@@ -96,7 +93,7 @@ def test_group_scales(group: int, block: int):
     s = np.repeat(np.random.default_rng(0).uniform(0.1, 1, (4, n)), group, axis=0)[:k].astype(np.float32)
     sketch = Sketch(("batch", k))
     model = sketch.model(sketch.op("MatMul", sketch.x, sketch.weight(codes(k, n) * s)))
-    x = x_of(4, k)
+    x = seeded(4, k)
     before = outputs(model, x)[0]
     ternary(model, kernel="ort")
     (node,) = model.graph
@@ -121,7 +118,7 @@ def test_both_kernels_agree_within_int8_rounding():
     ours, theirs = model.clone(), model.clone()
     ternary(ours)
     ternary(theirs, kernel="ort")
-    x = x_of(8, k)
+    x = seeded(8, k)
     assert relative(stock(theirs, x, DEFAULT), outputs(ours, x)[0]) < 0.01
 
 
