@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from baker.model.graph import is_constant, sole_reader
+from baker.model.graph import is_constant, is_op, sole_reader
 from baker.passes.quantize.layers import Layer
-from baker.passes.quantize.placement import data_inputs, placement_of, refusal, saturation
+from baker.passes.quantize.placement import ABSORBED, data_inputs, placement_of, refusal, saturation
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,8 +151,10 @@ def _needs_pair(layer: Layer, readers: Collection[ir.Value]) -> bool:
 
     It looks for a QuantizeLinear behind an activation, too, and there takes float readers for a reason to refuse.
     """
-    activated = layer.result.producer() not in (layer.node, layer.bias_add)
-    return bool(layer.result.uses()) if activated else layer.result in readers
+    uses = layer.result.uses()
+    if layer.result.producer() not in (layer.node, layer.bias_add):
+        return bool(uses)
+    return layer.result in readers or (len(uses) == 1 and is_op(uses[0].node, *ABSORBED))
 
 
 def _in_order(graph: ir.Graph, values: set[ir.Value]) -> list[ir.Value]:

@@ -406,7 +406,19 @@ def test_a_result_that_float_operators_read_too(kind, activation, skipped):
     done.check(0.03)
 
 
-@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("bounds", [(0.0, 6.0), (0.5, 1.0)])
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_result_that_leaves_the_graph_before_its_activation(shared, bounds):
+    net = Net()
+    x = net.op("Gemm", net.input("N", 32), net.weight(32, 16), name="first")
+    clipped = net.op("Clip", x, *(net.const(np.float32(bound)) for bound in bounds))
+    y = net.op("Gemm", clipped, net.weight(16, 8), name="second")
+    done = quantize(net.model(y, x) if shared else net.model(y))
+    assert done.became == {"first": "int8-static", "second": "int8-static"}
+    assert done.audit.integer == 2
+    done.check(0.03)
+
+
 def test_a_result_without_a_range_costs_its_own_layer_at_most():
     net = Net()
     huge = net.op("Relu", net.op("Gemm", net.input("N", 16), net.const(np.full((16, 16), 1e38, np.float32)), name="a"))
