@@ -26,7 +26,7 @@ g (float[N,4] x) => (float[N,3] y) {
 
 PASSES = """
     import onnx_ir as ir
-    from baker import Change, Fidelity, Pass, PassResult
+    from baker import Change, Fidelity, Match, Pass, PassResult, Rewrite, apply_rewrites
     from baker.model.graph import set_initializer
 
     class Worse(Pass):
@@ -40,6 +40,25 @@ PASSES = """
             weight = node.inputs[1].const_value.numpy()
             node.replace_input_with(1, set_initializer(model.graph, "moved", weight + self.by))
             return PassResult(model, [Change("worse", node.name, f"moved by {self.by}")])
+
+    class SubForAdd(Rewrite):
+        '''Subtracts where the model adds.'''
+        anchor = "Add"
+
+        def match(self, node):
+            return Match(node=node)
+
+        def apply(self, match):
+            match.node.op_type = "Sub"
+            return Change(self.name, match.node.name, "Add -> Sub")
+
+    class Subtracts(Pass):
+        '''One wrong rewrite.'''
+        name = "subtracts"
+        fidelity = Fidelity.ROUNDING
+
+        def run(self, model, context):
+            return PassResult(model, *apply_rewrites(model, [SubForAdd()], context))
 
     class Raises(Pass):
         '''Raises half-way.'''
@@ -139,6 +158,8 @@ def test_no_verify_says_so(folder):
 
 def test_verify_each_judges_every_rewrite(folder):
     assert run("--verify-each", "-p", "fuse").exit_code == 0
+    assert run("--verify-each", "--load", "passes.py", "-p", "subtracts").exit_code == 1
+    assert report(folder)["passes"][0]["error"].startswith("after rewrite 'sub-for-add' at ")
 
 
 def test_a_failed_gate_writes_the_report_only(folder):

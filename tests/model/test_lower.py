@@ -501,13 +501,13 @@ def test_twenty_thousand_nodes_take_linear_time():
         nodes = [helper.make_node("Relu", [f"v{i}"], [f"v{i + 1}"]) for i in range(count)]
         nodes[0].input[0], nodes[-1].output[0] = "x", "y"
         proto = graph_model(list(reversed(nodes)))
-        start = time.perf_counter()
+        start = time.process_time()
         saved = to_bytes(lower(proto))
         assert len(saved) <= proto.ByteSize()
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     small, large = min(seconds(2_000) for _ in range(2)), seconds(20_000)
-    assert large < 30 * small, f"{small:.2f} s for 2,000 nodes, {large:.2f} s for 20,000"
+    assert large < 30 * small, f"{small:.2f} s of CPU time for 2,000 nodes, {large:.2f} s for 20,000"
 
 
 def test_the_recursion_limit_is_no_limit_on_chains():

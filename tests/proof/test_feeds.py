@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from helpers import from_text, seeded
 
 from baker.errors import UsageError
 from baker.proof import sources
-from baker.proof.feeds import MAX_ROW_FEEDS, load_feeds, split_rows
+from baker.proof.feeds import MAX_ROW_FEEDS, Feed, load_feeds, split_rows
 from baker.proof.sources import from_iterable
 
 NET = """<ir_version: 10, opset_import: ["" : 20]>
@@ -27,8 +27,8 @@ def feed(index: int, rows: int = 1) -> dict[str, np.ndarray]:
     return {"x": np.full((rows, 4), index, np.float32)}
 
 
-def first_numbers(feeds: object) -> list[float]:
-    return [float(one["x"].flat[0]) for one in feeds]  # type: ignore[attr-defined]
+def first_numbers(feeds: Iterable[Feed]) -> list[float]:
+    return [float(one["x"].flat[0]) for one in feeds]
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ class TestFiles:
     def test_pickles_are_never_loaded(self, model: ir.Model, tmp_path: Path):
         class Trap:
             def __reduce__(self) -> tuple[object, tuple[str]]:
-                return (Path.touch, (tmp_path / "opened",))  # type: ignore[return-value]
+                return (Path.touch, (tmp_path / "opened",))  # type: ignore[return-value]  # object says a str or tuple
 
         np.savez(tmp_path / "trap.npz", x=np.array([Trap()], dtype=object))
         with pytest.raises(UsageError, match="plain arrays"):
@@ -235,7 +235,7 @@ class TestIterables:
 
     def test_what_is_no_feed_source_is_refused(self, model: ir.Model):
         with pytest.raises(UsageError, match="int is not understood"):
-            load_feeds(3, model)  # type: ignore[arg-type]
+            load_feeds(3, model)  # type: ignore[arg-type]  # what is tested
 
 
 class TestMadeUp:
