@@ -13,16 +13,17 @@ from baker.proof.numerics import Fidelity
 
 
 class Verify(Pass):
-    """Compare the model, as it stands, with the original, and stop the pipeline where it is not what was promised.
+    """Compare the model, as it stands, with the original, and fail where it is not what was promised.
 
     Shapes: any; the held-out feeds decide.
 
     Formula: the verifier's own, for the fidelity asked for: ``exact`` is bit for bit, ``rounding`` the same function
-    over the reals, ``lossy`` the budget. A pass that changed nothing is not judged; this one always is.
+    over the reals, ``lossy`` the budget. A pass that changed nothing is not judged; this one always is. Passes
+    before it are undone only where they stand with it in ``try(...)``.
 
     Error: 0; the model is not changed.
 
-    Declines: nothing to compare with (``--no-verify``), which it says as a warning.
+    Declines: a run without anything to verify with (``--no-verify``), which it says as a warning.
 
     Source: LLVM's ``-verify-each`` and TVM's ``should_run`` instruments, as a pass to put where it is wanted.
     """

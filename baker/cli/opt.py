@@ -100,7 +100,7 @@ class Request:
     verbose: int
 
     def registry(self) -> Registry:
-        """The process's registry and the passes of --load."""
+        """Built-in and installed passes, and those of --load."""
         from baker.pipeline.registry import Registry
 
         registry = Registry()

@@ -183,7 +183,7 @@ def environment() -> dict[str, str]:
     for name in ("baker-opt", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy"):
         try:
             found[name] = version(name)
-        except PackageNotFoundError:
+        except PackageNotFoundError:  # of the two ONNX Runtimes, one is installed
             continue
     return found | {"cpu": _cpu(), "cores": str(os.cpu_count() or 1)}
 
