@@ -151,7 +151,7 @@ def _needs_pair(layer: Layer, readers: Collection[ir.Value]) -> bool:
 
     It looks for a QuantizeLinear behind an activation, too, and there takes float readers for a reason to refuse.
     """
-    uses = layer.result.uses()
+    uses = tuple(layer.result.uses())
     if layer.result.producer() not in (layer.node, layer.bias_add):
         return bool(uses)
     return layer.result in readers or (len(uses) == 1 and is_op(uses[0].node, *ABSORBED))
