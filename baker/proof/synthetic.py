@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -94,9 +94,10 @@ class Plan:
 
     sizes: Mapping[str, int]
     pinned: Mapping[str, float] = field(default_factory=dict)
+    positive: bool = False  # floats in [0, 1), integers from 1: divisors, scales, thresholds
 
     def resized(self, symbols: Sequence[str], size: int) -> Plan:
-        return Plan({**self.sizes, **dict.fromkeys(symbols, size)}, self.pinned)
+        return replace(self, sizes={**self.sizes, **dict.fromkeys(symbols, size)})
 
 
 @dataclass(frozen=True)
@@ -143,15 +144,16 @@ class Maker:
     def _array(self, rng: np.random.Generator, item: _Input, plan: Plan, kind: Kind, wide: bool) -> Array:
         shape = _shape(item, plan)
         if item.dtype == ir.DataType.STRING:
-            return rng.choice(np.array(["a", "b", "abc", ""], dtype=object), size=shape)
+            return np.asarray(rng.choice(np.array(["a", "b", "abc", ""], dtype=object), size=shape), dtype=object)
         dtype = item.dtype.numpy()
         if item.name in plan.pinned:
             return np.full(shape, plan.pinned[item.name]).astype(dtype)
         if item.dtype == ir.DataType.BOOL:
-            return rng.random(shape) < 0.5
+            return np.asarray(rng.random(shape) < 0.5)
         if dtype.kind in "iu":
-            return _integers(rng, item, shape, dtype, wide)
-        return np.asarray(_floats(rng, shape, kind, self.bends)).astype(dtype)
+            drawn = _integers(rng, item, shape, dtype, wide)
+            return np.maximum(drawn, 1).astype(dtype) if plan.positive else drawn
+        return np.asarray(_floats(rng, shape, "uniform" if plan.positive else kind, self.bends)).astype(dtype)
 
 
 def _describe(value: ir.Value) -> _Input:
@@ -218,24 +220,35 @@ class _Search:
         self.deadline = time.monotonic() + SEARCH_SECONDS
         self.tried = 0
         self.problem = ""
+        self.some_empty = False  # inputs may leave some outputs empty
 
     def plans(self) -> list[Plan]:
-        """Returns plans that run, for each way to pin inputs and with second sizes; empty where none runs."""
+        """Returns plans that run, for each way to pin inputs and with second sizes; empty where none runs.
+
+        Positive inputs are tried where no others run, and then inputs that leave some outputs empty.
+        """
+        for self.some_empty, positive in ((False, False), (False, True), (True, False), (True, True)):
+            families = self._families(positive)
+            if families:
+                rounds = itertools.zip_longest(*families)
+                return [plan for turn in rounds for plan in turn if plan is not None]
+        return []
+
+    def _families(self, positive: bool) -> list[list[Plan]]:
         pins = list(self.maker.pins())
         families = []
         for index, pinned in enumerate(pins):
             share = (self.deadline - time.monotonic()) / (len(pins) - index)
-            base = self._first(pinned, time.monotonic() + share)
+            base = self._first(Plan({}, pinned, positive), time.monotonic() + share)
             if base is not None:
                 families.append(self._variants(base))
-        rounds = itertools.zip_longest(*families)
-        return [plan for turn in rounds for plan in turn if plan is not None]
+        return families
 
-    def _first(self, pinned: Mapping[str, float], deadline: float) -> Plan | None:
+    def _first(self, start: Plan, deadline: float) -> Plan | None:
         for sizes in self._sizes():
             if time.monotonic() > deadline:
                 return None
-            plan = Plan(sizes, pinned)
+            plan = replace(start, sizes=sizes)
             if self.maker.fits(plan) and self._runs(plan):
                 return plan
         return None
@@ -288,16 +301,23 @@ class _Search:
         except ModelError as error:
             self.problem = str(error)
             return False
-        if any(isinstance(array, np.ndarray) and not array.size for array in outputs.values()):
-            self.problem = "an output is empty"
-            return False
-        return True
+        full = [not isinstance(array, np.ndarray) or array.size > 0 for array in outputs.values()]
+        if all(full) or (self.some_empty and any(full)):
+            return True
+        self.problem = "an output is empty" if any(full) else "every output is empty"
+        return False
 
     def working(self, index: int, plan: Plan, kind: Kind) -> Feed | None:
         """Returns feed ``index`` as planned, or a tamer one where the model does not run on that."""
-        tries: tuple[tuple[Kind, bool], ...] = ((kind, index % 4 == 3), (kind, False), ("normal", False))
-        for tamer, wide in dict.fromkeys(tries):
-            feed = self.maker.feed(index, plan, tamer, wide=wide)
+        tamer = replace(plan, positive=True)
+        tries: tuple[tuple[Plan, Kind, bool], ...] = (
+            (plan, kind, index % 4 == 3),
+            (plan, kind, False),
+            (plan, "normal", False),
+            (tamer, "normal", False),
+        )
+        for tried, tamed, wide in tries:
+            feed = self.maker.feed(index, tried, tamed, wide=wide)
             if self._try(feed):
                 return feed
         return None

@@ -134,6 +134,11 @@ class TestBitEqual:
 
 
 class TestMoves:
+    def test_scalars_of_every_kind(self):
+        for pair in (["a", "b"], [1, 2], [True, False], [0.5, 1.5]):
+            different = [np.asarray(item, object if isinstance(item, str) else None) for item in pair]
+            assert moves(different, None) and not moves(different[:1] * 2, None)
+
     def test_one_sample_never_does(self):
         assert not moves(samples(1, 4, 4), FLOAT_TOLERANCE)
 

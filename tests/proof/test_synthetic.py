@@ -159,3 +159,28 @@ def test_thresholds_are_found_in_attributes_and_inputs():
         "net (float[4] x) => (float[4] y) { y = Clip<min = -2.0, max = 7.0>(x) }"
     )
     assert set(thresholds(old)) == {0.0, -2.0, 7.0}
+
+
+@pytest.mark.parametrize("dtype", ["bool", "string", "float", "int64", "uint8"])
+def test_a_scalar_is_an_array_too(dtype: str):
+    feeds = synthetic_feeds(net(f"net ({dtype} c) => ({dtype} y) {{ y = Identity(c) }}"))
+    assert len(feeds) == 8
+    assert all(isinstance(feed["c"], np.ndarray) and feed["c"].shape == () for feed in feeds)
+
+
+def test_divisors_and_scales_are_found_where_zeros_and_negatives_do_not_run():
+    divided = net("net (int64[N, 4] x, int64[4] d) => (int64[N, 4] y) { y = Div(x, d) }")
+    feeds = synthetic_feeds(divided)
+    assert len(feeds) == 8 and all((feed["d"] != 0).all() for feed in feeds)
+    resized = net("net (float[1, 1, 4, 4] x, float[4] s) => (float[A, B, C, D] y) { y = Resize(x, , s) }")
+    assert all((feed["s"] > 0).all() for feed in synthetic_feeds(resized))
+
+
+def test_an_output_that_is_always_empty_does_not_stop_the_others():
+    model = net(
+        "net (float[N, 4] x) => (float[N, 4] y, float[N, 0] e) { y = Relu(x)  e = Slice(x, zero, zero, one) }",
+        zero=np.array([0]),
+        one=np.array([1]),
+    )
+    assert len(synthetic_feeds(model)) == 8
+    assert synthesize(net("net (float[0, 4] x) => (float[0, 4] y) { y = Relu(x) }"), 8, 0).problem
