@@ -262,7 +262,7 @@ def _common_part(arrays: Sequence[Array]) -> list[Array] | None:
     if len({array.ndim for array in arrays}) > 1:
         return None
     corner = tuple(slice(min(sizes)) for sizes in zip(*(array.shape for array in arrays), strict=True))
-    common = [array[(*corner, ...)] for array in arrays]  # the dots keep a scalar an array, a string, too
+    common = [np.asarray(array[corner], array.dtype) for array in arrays]  # a scalar string, too, stays an array
     return common if common[0].size else None
 
 
