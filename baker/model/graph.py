@@ -21,6 +21,10 @@ _NAMES = "baker.names"  # graph.meta: the set of taken names, one set object for
 _FUNCTION = "baker.function"  # graph.meta: this graph is the body of a local function
 
 
+class UnknownAttribute(ValueError):
+    """An attribute is a parameter of the enclosing local function, so its value is known at the calls alone."""
+
+
 # ---- walking ---------------------------------------------------------------------------------------------------
 
 
@@ -117,13 +121,13 @@ def attribute(node: ir.Node, name: str, default: Any) -> Any:
     """Returns the attribute's value (ints and floats as tuples), or the default when it is absent.
 
     Raises:
-        ValueError: the attribute refers to a parameter of the enclosing function, so it has no value here.
+        UnknownAttribute: the attribute refers to a parameter of the enclosing function, so it has no value here.
     """
     found = node.attributes.get(name)
     if found is None:
         return default
     if found.is_ref():
-        raise ValueError(f"attribute '{name}' of {label(node)} is a reference to a function parameter")
+        raise UnknownAttribute(f"attribute '{name}' of {label(node)} is a parameter of the enclosing function")
     return tuple(found.value) if isinstance(found.value, (list, tuple)) else found.value
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from baker.errors import ModelError, ResourceError
-from baker.model.graph import Array, all_nodes, attribute, constant_value, is_op
+from baker.model.graph import Array, all_nodes, attribute, constant_value, has_reference_attribute, is_op
 from baker.model.marks import quoted
 from baker.model.tensors import MAX_RANK, tensor_nbytes
 
@@ -35,7 +35,8 @@ def _check_fill(node: ir.Node) -> None:
         return
     if dims.size > MAX_RANK or (dims < 0).any():
         raise ModelError(f"ConstantOfShape {_shown(node)}: {_listed(dims)} is no shape")
-    value = attribute(node, "value", None)
+    # A value that is a parameter of the enclosing function has a type that is not known here: float is usual.
+    value = None if has_reference_attribute(node) else attribute(node, "value", None)
     dtype = ir.DataType.FLOAT if value is None else value.dtype
     check_size(node, dtype, tuple(int(dim) for dim in dims.reshape(-1)))
 
@@ -45,7 +46,7 @@ def _check_loop(node: ir.Node) -> None:
     endless = bool(node.inputs) and node.inputs[0] is None
     if not endless and (trips is None or trips.size != 1 or int(trips.reshape(-1)[0]) <= MAX_TRIPS):
         return
-    body = attribute(node, "body", None)
+    body = None if has_reference_attribute(node) else attribute(node, "body", None)
     if isinstance(body, ir.Graph) and _starts(node) and _always_continues(body):
         count = "without end" if trips is None else f"{int(trips.reshape(-1)[0])} times"
         raise ResourceError(f"Loop {_shown(node)} repeats {count}; the limit is {MAX_TRIPS}")

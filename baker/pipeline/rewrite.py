@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import onnx_ir as ir
 
 from baker.errors import BakerError
-from baker.model.graph import graphs, label, standard_domain
+from baker.model.graph import UnknownAttribute, graphs, label, standard_domain
 from baker.pipeline.pass_base import Change, Declined, PassContext
 
 _MAX_SWEEPS = 64  # a rule set that still changes the model after so many sweeps does not converge
@@ -115,12 +115,14 @@ class _Sweep:
                         self.rewrite(rule, node)
 
     def rewrite(self, rule: Rewrite, node: ir.Node) -> None:
-        match = rule.match(node)
-        if match is None:
-            return
-        reason = rule.check(match)
+        try:
+            match = rule.match(node)
+            reason = None if match is None else rule.check(match)
+        except UnknownAttribute as error:  # no rule need ask for itself: it can't be sure, so it declines
+            match, reason = None, str(error)
         if reason is not None:
             self.declined[Declined(label(node), reason, rule.name)] = None
+        if match is None or reason is not None:
             return
         self.changes.append(rule.apply(match))
         if self.context.checkpoint is not None:

@@ -145,7 +145,7 @@ def _scaled(node: ir.Node, step: ir.Value, evaluator: Evaluator) -> tuple[Array,
     """What an integer product is multiplied by besides the activation's step, and where that is done."""
     unknown = "its int32 result is not simply scaled back to float"
     cast = _next(node.outputs[0])
-    if not is_op(cast, "Cast") or attribute(cast, "to", 0) != ir.DataType.FLOAT:
+    if not is_op(cast, "Cast") or has_reference_attribute(cast) or attribute(cast, "to", 0) != ir.DataType.FLOAT:
         return unknown
     factor: Array = np.ones((), np.float32)
     result, dequantized = cast.outputs[0], False

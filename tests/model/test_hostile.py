@@ -378,6 +378,19 @@ def test_constants_of_shape():
     lower(filled([1024, 1024]))
 
 
+def test_a_constant_of_shape_whose_value_is_a_parameter_of_a_function():
+    def calling(size: int) -> onnx.ModelProto:
+        return onnx.parser.parse_model(
+            f"""<ir_version: 8, opset_import: ["": 17, "own": 1]>
+            g (float[2] x) => (float[N] y) {{ y = own.fill <v: tensor = float[1] {{0.5}}> (x) }}
+            <domain: "own", opset_import: ["": 17]> fill <v> (a) => (b) {{
+              n = Constant <value = int64[1] {{{size}}}> () b = ConstantOfShape <value: tensor = @v> (n) }}"""
+        )
+
+    lower(calling(4))
+    refused(calling(2**40), ResourceError, "ConstantOfShape", "the limit is 4 GiB")
+
+
 def test_a_constant_of_shape_inside_a_branch_is_seen():
     inner = [helper.make_node("ConstantOfShape", ["shape"], ["t"])]
     node = helper.make_node("If", ["c"], ["y"], then_branch=branch(inner, "t"), else_branch=branch(inner, "t"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 from helpers import from_text, ops, seeded
-from rewrite_tools import all_ops, fuse, held
+from rewrite_tools import all_ops, fuse, held, reasons
 
 from baker.model.lower import lower
 
@@ -25,6 +25,28 @@ def test_a_function_body_keeps_its_constants_as_nodes():
     assert [node.op_type for node in function if node.op_type != "Constant"] == ["Conv", "Mul"]
     assert ops(model) == ["block", "block"]
     assert not function.graph.initializers
+
+
+def test_an_attribute_that_is_a_parameter_of_the_function_is_left_alone():
+    """Its value is only known where the function is called: 2 times HardSigmoid's slope here, half of it there."""
+    text = FUNCTION.replace(FUNCTION[FUNCTION.index("c = Conv") :], """
+      c = Conv (u, w, b) h = HardSigmoid <alpha: float = @scale> (c) v = Mul (h, c) }""")  # fmt: skip
+    model = lower(onnx.parser.parse_model(text))
+    result = held(model, fuse(), {"x": seeded(2, 2, 5, 5)}, {"x": seeded(1, 2, 5, 5)})
+    assert reasons(result, "hard-swish") == [
+        "attribute 'alpha' of HardSigmoid_0 is a parameter of the enclosing function"
+    ]
+
+
+def test_a_gemm_whose_layout_is_a_parameter_is_left_alone():
+    text = """<ir_version: 8, opset_import: ["": 17, "local": 1]>
+    g (float[N,3] x) => (float[N,3] y) { y = local.dense <flip = 1> (x) }
+    <domain: "local", opset_import: ["": 17]> dense <flip> (u) => (v) {
+      w = Constant <value = float[3,3] {1, 2, 3, 4, 5, 6, 7, 8, 9}> () k = Constant <value = float[3] {2, 3, 4}> ()
+      d = Gemm <transB: int = @flip> (u, w) v = Mul (d, k) }"""
+    model = lower(onnx.parser.parse_model(text))
+    result = held(model, fuse(), {"x": seeded(2, 3)}, {"x": seeded(1, 3)})
+    assert any("attribute 'transB'" in reason for reason in reasons(result))
 
 
 def test_a_branch_takes_weights_of_the_outer_graph():
