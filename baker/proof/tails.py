@@ -37,7 +37,7 @@ class Tail:
         A Softmax does not see a shift of all its inputs, so that a rewrite may drop one.
         """
         wide = array.astype(np.float64)
-        if self.op == "Sigmoid" or not wide.ndim:
+        if self.op == "Sigmoid" or not wide.ndim or not wide.size:
             return wide
         start = self.axis % wide.ndim
         axes = tuple(range(start, wide.ndim)) if self.to_the_end else (start,)

@@ -72,3 +72,14 @@ def test_an_input_or_an_output_is_not_exposed_again():
     ):
         model = from_text(HEAD + text)
         assert probed(model).model is model
+
+
+@pytest.mark.parametrize("call", ["Softmax<axis = 1>", "Sigmoid"])
+def test_an_empty_output_is_no_crash(call: str):
+    text = (
+        "net (float[N, 0, 3] x, float[N] z) => (float[N, 0, 3] y, float[N] u) "
+        f"{{ r = Relu(x)  y = {call}(r)  u = Relu(z) }}"
+    )
+    model = from_text(HEAD + text)
+    feeds = [{"x": np.zeros((2, 0, 3), np.float32), "z": seeded(2, seed=seed)} for seed in range(3)]
+    assert Verifier(model, feeds, threads=1).verify(model, Fidelity.ROUNDING).status == "pass"
