@@ -33,7 +33,13 @@ PIPELINE_HELP = (
 @click.option("-p", "--pipeline", default="@simplify", show_default=True, help=PIPELINE_HELP)
 @click.option("-o", "--out", type=WRITABLE, help="Result; default: <stem>.baked.onnx in the current folder.")
 @proof_options
-@click.option("--target", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--target",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="The machine the result is for; models are run on the CPU.",
+)
 @click.option("--verify-each/--no-verify", default=None, help="Also verify after every rewrite / verify nothing.")
 @click.option(
     "--on-fail",
@@ -131,7 +137,7 @@ class Request:
             calib=self.calib,
             metric=self.metric,
             budget=self.budget,
-            target=self.target,
+            target=self.target,  # type: ignore[arg-type]  # click checked the choice
             verify=self.verify_each is not False,
             verify_each=bool(self.verify_each),
             on_fail=self.on_fail,  # type: ignore[arg-type]  # click checked the choice

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import onnx_ir as ir
 import onnxruntime
@@ -26,6 +26,8 @@ from baker.runtime.audit import audit_kernels
 from baker.runtime.kernels import custom_ops_library
 
 DEFAULT_PIPELINE = "@simplify"
+
+Target = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Settings:
         metric: ``module:function`` or a callable: a runner in, a float out, higher is better.
         budget: what a lossy result may cost: ``1%`` of the metric, ``sqnr=20dB``, ``top1=0.99``, ``rel=0.05``; a
             metric without one is held to 1 %.
-        target: the machine the result is for.
+        target: the machine the result is for; whatever it is, models are run, and kernels counted, on the CPU.
         verify: False verifies nothing, and the report says so.
         verify_each: verify after every rewrite, too.
         on_fail: what becomes of a pass that fails; see `PassManager`.
@@ -63,7 +65,7 @@ class Settings:
     calib: Any = None
     metric: str | Metric | None = None
     budget: str | Budget | None = None
-    target: str = "auto"
+    target: Target = "auto"
     verify: bool = True
     verify_each: bool = False
     on_fail: OnFail = "rollback"
@@ -82,7 +84,7 @@ def bake(
     calib: Any = None,
     metric: str | Metric | None = None,
     budget: str | Budget | None = None,
-    target: str = "auto",
+    target: Target = "auto",
     verify: bool = True,
     seed: int = 0,
     **more: Any,
@@ -124,6 +126,8 @@ def run(source: Any, pipeline: str | Sequence[Any], settings: Settings) -> tuple
         observers=settings.observers,
         registry=settings.registry,
     )
+    if settings.target not in get_args(Target):
+        raise UsageError(f"target is one of {', '.join(get_args(Target))}; found {settings.target!r}")
     budget, metric = _goals(settings)
     reference = lower(source)
     facts = source_facts(reference)
@@ -201,6 +205,8 @@ def _complete(
     """Fills in what the manager can't know: where the model came from, what the result runs on, the budget."""
     report.source = facts
     notes = (*verifier.reference.meta[NOTES], *feeds.notes)
+    if settings.target == "cuda":
+        notes = (*notes, "target cuda: verdicts, figures and kernels are the CPU's; no built-in pass depends on the target.")
     warnings = (*report.verification.warnings, *notes)
     report.verification = replace(report.verification, feeds=feeds.source, warnings=warnings)
     report.requires = _requires(model)
@@ -210,9 +216,8 @@ def _complete(
     runnable = report.verification.verdict in ("pass", "fail") or not report.verification.gate
     if runnable:
         report.kernels = audit_kernels(model, custom_ops=settings.custom_ops)
-    if budget is not None and runnable:
-        measured = verifier.measure(model, budget)
-        report.budget = BudgetRecord(budget.kind, budget.limit, measured.value, measured.met)
+    if budget is not None and report.budget is None and runnable:
+        report.budget = BudgetRecord.of(verifier.measure(model, budget))
 
 
 def _requires(model: ir.Model) -> Requires:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import onnx_ir as ir
 
@@ -15,7 +15,7 @@ from baker.pipeline.foreign import wrap
 from baker.pipeline.integrity import freeze_tensors
 from baker.pipeline.pass_base import Change, LossyPass, Pass, PassContext
 from baker.pipeline.registry import Registry
-from baker.pipeline.report import PassRecord, Report, Verification
+from baker.pipeline.report import BudgetRecord, PassRecord, Report, Verification
 from baker.pipeline.trial import Trial
 from baker.proof.budget import Budget
 from baker.proof.numerics import Fidelity
@@ -47,6 +47,7 @@ class PassManager:
 
     Raises:
         PipelineError, UnknownPassError, OptionError: the text is wrong.
+        UsageError: another value of ``on_fail``.
     """
 
     def __init__(
@@ -59,6 +60,8 @@ class PassManager:
         observers: Sequence[Observer] = (),
         registry: Registry | None = None,
     ) -> None:
+        if on_fail not in get_args(OnFail):
+            raise UsageError(f"on_fail is one of {', '.join(get_args(OnFail))}; found {on_fail!r}")
         self.pipeline = _as_pipeline(pipeline, registry)
         self.on_fail: OnFail = on_fail
         self.verify = verify
@@ -146,6 +149,7 @@ class _Run:
             seed=self.context.seed,
             passes=self.records,
             verification=self.verification(),
+            budget=self.held_to(),
         )
         return model, report
 
@@ -161,6 +165,11 @@ class _Run:
             warnings=verdict.warnings,
             gate=_gate(verdict, self.strict),
         )
+
+    def held_to(self) -> BudgetRecord | None:
+        """The budget that the verdict on the result was reached with, and what was measured."""
+        found = None if self.state.verdict is None else self.state.verdict.measurement
+        return None if found is None else BudgetRecord.of(found)
 
     # ---- the tree ----
 

@@ -77,6 +77,8 @@ class Registry:
         if name.startswith(ONNX_IR):
             return load_foreign(name)
         origins = self.origins().get(name, ())
+        if name in COMBINATORS:
+            raise UnknownPassError(f"'{name}' is no pass but takes a group of them: {name}(fold,fuse).")
         if not origins:
             known = [*self.available(), *COMBINATORS]
             raise UnknownPassError(f"no pass '{name}'.{suggest(name, known)} See 'baker-opt --list-passes'.")
@@ -167,7 +169,7 @@ def _import(module: str, origin: Origin) -> ModuleType:
     """Imports a module; whatever it raises is the fault of its author, so it is named."""
     try:
         return importlib.import_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"{origin}: importing it failed: {type(error).__name__}: {error}") from error
 
 
@@ -182,7 +184,7 @@ def _run_file(path: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses look their annotations up there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise UsageError(f"--load {path}: running it failed: {type(error).__name__}: {error}") from error
     return module

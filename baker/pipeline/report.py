@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from baker.model.save import SavedFacts
     from baker.pipeline.pass_base import Change, Declined
     from baker.proof.numerics import OutputError
+    from baker.proof.verdict import Measurement
     from baker.runtime.audit import KernelAudit
 
 SCHEMA = 1
@@ -89,6 +90,12 @@ class BudgetRecord:
     limit: float
     value: float | None = None
     met: bool | None = None
+
+    @classmethod
+    def of(cls, measured: Measurement) -> BudgetRecord:
+        """What the verifier measured, as a record."""
+        value = None if math.isnan(measured.value) else measured.value
+        return cls(measured.kind, measured.limit, value, measured.met)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,26 @@ def test_a_metric_without_a_budget_is_held_to_one_per_cent_and_reported():
     assert budget.value == pytest.approx(0, abs=1e-5)
 
 
+def test_the_reported_budget_is_the_one_that_the_result_was_held_to():
+    report = baker.bake(proto(), "quantize{budget=sqnr=5dB},fuse", calib=CALIB, budget="sqnr=90dB").report
+    assert report.budget is not None
+    assert (report.budget.kind, report.budget.limit, report.budget.met) == ("sqnr", 5.0, True)
+    worst = report.verification.outputs["y"].sqnr_db
+    assert report.budget.value == pytest.approx(worst)
+    assert 5 < worst < 90
+
+
+@pytest.mark.parametrize(("option", "value"), [("target", "gpu"), ("on_fail", "ignore")])
+def test_an_unknown_word_is_refused(option: str, value: str):
+    with pytest.raises(UsageError, match=f"{option} is one of .*; found '{value}'"):
+        baker.bake(proto(), "fuse", **{option: value})
+
+
+def test_a_target_that_nothing_runs_on_is_said():
+    report = baker.bake(proto(), "fuse", calib=CALIB, target="cuda").report
+    assert any("are the CPU's" in warning for warning in report.warnings())
+
+
 @pytest.mark.parametrize(("factor", "status"), [(1.005, "pass"), (1.02, "fail")])
 def test_verify_by_a_metric_alone(factor: float, status: str):
     verdict = baker.verify(proto(), proto(factor), calib=CALIB, metric=closeness)
