@@ -206,7 +206,7 @@ def _complete(
     report.source = facts
     notes = (*verifier.reference.meta[NOTES], *feeds.notes)
     if settings.target == "cuda":
-        notes = (*notes, "target cuda: verdicts, figures and kernels are the CPU's; no built-in pass depends on the target.")
+        notes = (*notes, "target cuda: verdicts, figures and kernels are the CPU's, as for every built-in pass.")
     warnings = (*report.verification.warnings, *notes)
     report.verification = replace(report.verification, feeds=feeds.source, warnings=warnings)
     report.requires = _requires(model)
