@@ -8,7 +8,7 @@ import onnx_ir as ir
 from baker.model.graph import label, remove_if_dead, shape_of
 from baker.passes.fuse._elementwise import Step, step_of
 from baker.passes.fuse._linear import read
-from baker.passes.fuse._rule import FLOATS, FuseRule, apart, finite_in, renew
+from baker.passes.fuse._rule import FLOATS, SMALL_COPY, FuseRule, apart, finite_in, growth, renew
 from baker.pipeline.pass_base import Change
 from baker.pipeline.rewrite import Match
 
@@ -24,8 +24,8 @@ class AffineChain(FuseRule):
 
     Error: exact over the reals; float32 max|dy| <= 3e-7 * max|y| for products, <= 3e-7 * max(|x|, |y|, |c|) for sums.
     Declines: the first result is read elsewhere; not a float type; constants that broadcast to something larger than
-        either; a number that overflows, or a product that underflows to 0; large constants that cancel, since
-        (x + 1.5 * 2**23) - 1.5 * 2**23 rounds x on purpose.
+        either; constants that others read, so that the file would grow; a number that overflows, or a product that
+        underflows to 0; large constants that cancel, since (x + 1.5 * 2**23) - 1.5 * 2**23 rounds x on purpose.
     Source: associativity over the reals.
     """
 
@@ -56,7 +56,8 @@ class AffineChain(FuseRule):
         match.constant = finite_in(constant, read(first.constant).dtype)
         if match.constant is None or np.any((match.constant == 0) != (constant == 0)):
             return "the merged constant overflows or underflows"
-        return None
+        more = growth(match.constant.nbytes, [(step.constant, step.node) for step in (first, second)])
+        return f"the file would grow by {more} bytes" if more > max(self.facts.room, SMALL_COPY) else None
 
     def apply(self, match: Match) -> Change:
         """Leaves one node, Add or Mul (Sub where x is subtracted)."""

@@ -293,3 +293,11 @@ def test_no_gemm_where_shapes_forbid_it(x: str, c: tuple[int, ...], why: str):
     model = from_text(graph("p = MatMul (x, w) y = Add (p, k)", x, y), {"w": seeded(4, 5), "k": seeded(*c)})
     result = held(model, fuse("matmul-add"), {"x": seeded(*dims)}, error=0)
     assert reasons(result) == [why]
+
+
+def test_a_large_constant_that_others_read_is_not_copied():
+    large = seeded(200, 200, seed=2)
+    text = graph("a = Mul (x, k) b = Mul (a, l) c = Add (x, k) y = Add (b, c)", "float[N,200]", "float[A,B]")
+    model = from_text(text, {"k": large, "l": np.float32(3)})
+    result = held(model, fuse("affine-chain"), {"x": seeded(200, 200)}, error=0)
+    assert [reason.rsplit(" ", 2)[0] for reason in reasons(result)] == ["the file would grow by"]
