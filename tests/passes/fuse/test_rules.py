@@ -8,6 +8,7 @@ from rewrite_tools import applied, fuse, held
 
 from baker.errors import OptionError
 from baker.passes.fuse import rules
+from baker.pipeline.pass_base import PassContext
 from baker.pipeline.text import parse
 
 CHAIN = """<ir_version: 8, opset_import: ["": 17]> g (float[N,4] x) => (float[N,4] y) <float one = {1}> {
@@ -32,6 +33,14 @@ def test_all_rules_run_together():
     held(model, fuse(), {"x": seeded(2, 4)}, error=0)
     assert ops(model) == ["Exp"]
     assert not model.graph.initializers
+
+
+def test_rules_over_the_whole_model_are_checked_behind_as_rewrites_are():
+    seen: list[str] = []
+    model = from_text("""<ir_version: 8, opset_import: ["": 17]> g (float[N,4] x) => (float[N,4] y) {
+      a = Exp (x) b = Exp (x) y = Add (a, b) }""")  # fmt: skip
+    fuse().run(model, PassContext(checkpoint=lambda _, change: seen.append(change.rule)))
+    assert seen == ["common-subexpressions"]
 
 
 def test_an_unknown_rule_is_an_error_with_a_suggestion():
