@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from baker.passes.quantize.layers import find_layers
 from baker.passes.quantize.opset import PER_CHANNEL_OPSET, raise_opset
 from baker.passes.quantize.prepare import prepare
 from baker.passes.quantize.search import within_budget
+from baker.passes.quantize.sensitivity import sensitivities
 from baker.passes.quantize.static import Calibration, StaticInt8
 from baker.pipeline.pass_base import Change, Declined, LossyPass, PassContext, PassResult
 from baker.proof.budget import Budget
@@ -189,27 +191,38 @@ class _Work:
                 f"int8 everywhere is below the least that is kept without a budget ({measured.detail}, {budget}), so "
                 "layers stay in float. Say what it may cost (--budget, --metric), or give more calibration data."
             )
-        ranked = self.ranked(builder, built)
+        harm = self.harm(builder, built)
         found = within_budget(
             lambda without: builder.build(self.source, without),
             lambda candidate: verifier.measure(candidate.model, budget),
-            ranked,
+            harm,
             excluded,
+            everything=measured,
+            **({"readmissions": 0} if budget is verifier.floor else {}),
         )
         if found.built is None:
-            declined = [*built.declined, *(Declined(name, found.excluded[name]) for name in ranked)]
+            declined = [*built.declined, *(Declined(name, found.excluded[name]) for name in harm)]
             return replace(built, changes=[], declined=declined), {}
-        return found.built, self.kernels(found.built)[0]
+        kernels, floats = self.kernels(found.built)
+        if floats:  # a layer that only beside those given up has no integer kernel
+            again, _, fewer = self.audited(builder, {**found.excluded, **floats})
+            if verifier.measure(again.model, budget).met:
+                return again, fewer
+        return found.built, kernels
 
     def goal(self) -> Budget | None:
         """What the result will be held to: the budget, one per cent of the metric, or the floor."""
         budget, verifier = self.options.effective_budget(self.context), self.context.verifier
         return verifier.floor if budget is None and verifier is not None else budget
 
-    def ranked(self, builder: StaticInt8 | DynamicInt8, built: Built) -> list[str]:
-        if isinstance(builder, StaticInt8):
-            return rank.by_output_error(self.source, built.layers, builder.ranges, self.context)
-        return rank.by_weight_error(self.source, built.layers)
+    def harm(self, builder: StaticInt8 | DynamicInt8, built: Built) -> dict[str, float]:
+        """What int8 in each layer adds to the noise at the outputs, relative to one another."""
+        if not isinstance(builder, StaticInt8):
+            own = rank.weight_errors(self.source, built.layers)
+            return {name: own.get(name, math.inf) for name in built.layers}
+        own = rank.output_errors(self.source, built.layers, builder.ranges, self.context)
+        gain = sensitivities(self.source, built.layers, builder.ranges, self.context)
+        return {name: own.get(name, math.inf) * gain[name] for name in built.layers}
 
     def warnings(self, built: Built) -> list[str]:
         """What the user must hear when there was no calibration data."""

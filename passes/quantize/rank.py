@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,13 +16,7 @@ from baker.passes.quantize.plan import make_plan
 from baker.pipeline.pass_base import PassContext
 from baker.runtime.session import run, session
 
-_FEEDS = 4
-
-
-def by_output_error(model: ir.Model, names: Sequence[str], ranges: Ranges, context: PassContext) -> list[str]:
-    """Sorts layers by what int8 does to each one alone (`output_errors`), worst first."""
-    ratio = output_errors(model, names, ranges, context)
-    return sorted(names, key=lambda name: ratio.get(name, math.inf), reverse=True)
+_FEEDS = 3
 
 
 def output_errors(model: ir.Model, names: Sequence[str], ranges: Ranges, context: PassContext) -> dict[str, float]:
@@ -57,15 +50,17 @@ def _ratio(noise: Array, total: Array, squares: Array, elements: Array) -> float
     return float(noise) / max(signal, 1e-30)
 
 
-def by_weight_error(model: ir.Model, names: Sequence[str]) -> list[str]:
-    """Sorts layers by the noise-to-signal ratio of their int8 weights, worst first; needs no data."""
+def weight_errors(model: ir.Model, names: Sequence[str]) -> dict[str, float]:
+    """Noise-to-signal ratio of each layer's int8 weights; needs no data."""
     ratio = {}
     for layer in find_layers(model, lambda node: True)[0]:
+        if layer.name not in names:
+            continue
         array = layer.array()
         qparams = weight_qparams(array, array.ndim - 1 if layer.axis is None else layer.axis)
         noise = np.square(dequantize(quantize(array, qparams), qparams) - array).sum(dtype=np.float64)
         ratio[layer.name] = noise / max(np.square(array).sum(dtype=np.float64), 1e-30)
-    return sorted(names, key=lambda name: ratio.get(name, math.inf), reverse=True)
+    return ratio
 
 
 def _probe(graph: ir.Graph, layer: Layer, qparams: dict[ir.Value, Affine]) -> list[ir.Value]:

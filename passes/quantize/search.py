@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from baker.errors import ModelError
 from baker.passes.quantize.built import Built
 from baker.proof.verifier import Measurement
 
@@ -29,29 +31,58 @@ class Found:
     tried: int
 
 
-def within_budget(build: Build, measure: Measure, ranked: Sequence[str], excluded: Mapping[str, str]) -> Found:
+def within_budget(
+    build: Build,
+    measure: Measure,
+    harm: Mapping[str, float],
+    excluded: Mapping[str, str],
+    *,
+    everything: Measurement | None = None,
+    readmissions: int = _READMISSIONS,
+) -> Found:
     """Gives up layers, worst first, until the budget is met, then tries to take single ones back.
 
-    The number to give up is found by doubling and bisection (the error falls as layers are given up), so n layers
-    cost about 2 log2 n + 12 measurements. The result is always one that was measured and met the budget.
+    The number to give up is guessed from the shares of the noise, and found from there by doubling and bisection (the
+    error falls as layers are given up), so n layers cost at most about 2 log2 n + 12 measurements. The result is
+    always one that was measured and met the budget.
 
     Args:
         build: makes the model without the given layers.
         measure: measures it against the budget.
-        ranked: names of the layers that may be given up, the most harmful first.
+        harm: the layers that may be given up, and the share of the noise that each is expected to make, in any unit.
         excluded: layers that are left in float anyway, and why.
+        everything: what was measured with all of them in int8, outside of the budget.
+        readmissions: how many of those given up are tried in int8 again.
     """
+    ranked = sorted(harm, key=lambda name: harm[name], reverse=True)
     search = _Search(build, measure, dict(excluded))
-    best, given_up = search.fewest(ranked)
+    best, given_up = search.fewest(ranked, 1 if everything is None else _guess(ranked, harm, everything), everything)
     if best is None:
         return Found(None, search.exclusions(ranked), search.tried)
     # The last one given up tipped the scale; others before it may be innocent.
-    for name in list(reversed(given_up[:-1]))[:_READMISSIONS]:
+    for name in list(reversed(given_up[:-1]))[:readmissions]:
         fewer = [other for other in given_up if other != name]
         built = search.attempt(fewer)
         if built is not None:
             best, given_up = built, fewer
     return Found(best, search.exclusions(given_up), search.tried)
+
+
+def _guess(ranked: Sequence[str], harm: Mapping[str, float], everything: Measurement) -> int:
+    """How many to give up if noise adds up: until what is left makes no more of it than the limit allows."""
+    shares = {"sqnr": 10 ** ((everything.value - everything.limit) / 10) if everything.kind == "sqnr" else 0.0}
+    if everything.kind == "rel" and everything.value > 0:
+        shares["rel"] = (everything.limit / everything.value) ** 2
+    allowed = shares.get(everything.kind)
+    total = sum(harm.values())
+    if allowed is None or not math.isfinite(allowed) or not math.isfinite(total):
+        return 1
+    left = total
+    for count, name in enumerate(ranked):
+        if left <= allowed * total:
+            return max(1, count)
+        left -= harm[name]
+    return len(ranked)
 
 
 class _Search:
@@ -63,8 +94,11 @@ class _Search:
     def attempt(self, given_up: Sequence[str]) -> Built | None:
         """The model without these layers, if it is inside the budget."""
         built = self.build(self.exclusions(given_up))
-        result = self.measure(built)
         self.tried += 1
+        try:
+            result = self.measure(built)
+        except ModelError:  # ONNX Runtime loads the model with all of them in int8, but not this one
+            return None
         self.limit = f"{result.kind} {result.limit:.4g}"
         return built if result.met else None
 
@@ -72,17 +106,27 @@ class _Search:
         reason = f"int8 here does not fit into the budget ({self.limit})"
         return {**self.excluded, **dict.fromkeys(given_up, reason)}
 
-    def fewest(self, ranked: Sequence[str]) -> tuple[Built | None, list[str]]:
+    def fewest(
+        self, ranked: Sequence[str], guess: int, everything: Measurement | None
+    ) -> tuple[Built | None, list[str]]:
         """The shortest prefix of the ranking that has to be given up, and the model without it."""
         most = len(ranked) - 1  # giving all up is no int8 model
-        low, high, best = -1, 0, self.attempt([])  # prefix ``low`` fails
-        while best is None and high < most:
-            low, high = high, min(max(1, 2 * high), most)
+        best = None
+        if everything is None:
+            best = self.attempt([])
+        else:
+            self.limit = f"{everything.kind} {everything.limit:.4g}"
+        low, high = (0, min(guess, most)) if best is None else (-1, 0)  # prefix ``low`` fails
+        while best is None and low < most:
             best = self.attempt(ranked[:high])
+            if best is None:
+                low, high = high, min(2 * high, most)
         if best is None:
             return None, list(ranked)
+        step = 1  # the first hit is near a good guess
         while high - low > 1:
-            middle = (low + high) // 2
+            middle = max((low + high) // 2, high - step)
             built = self.attempt(ranked[:middle])
             low, high, best = (middle, high, best) if built is None else (low, middle, built)
+            step *= 2
         return best, list(ranked[:high])
