@@ -37,15 +37,14 @@ def fingerprint(model: ir.Model) -> str:
         digest.update("\x1f".join(map(str, parts)).encode("utf-8", "surrogatepass"))
         digest.update(b"\x1e")
 
-    add(
-        model.ir_version,
-        model.doc_string,
-        sorted(model.graph.opset_imports.items()),
-        sorted(model.metadata_props.items()),
-    )
-    add(sorted(map(str, model.functions)))
+    add(model.ir_version, model.producer_name, model.producer_version, model.domain, model.model_version)
+    add(model.doc_string, sorted(model.graph.opset_imports.items()), sorted(model.metadata_props.items()))
+    for key, function in sorted(model.functions.items()):
+        add("function", key, sorted(function.opset_imports.items()), sorted(function.metadata_props.items()))
+        add(function.doc_string, [(name, _content(default)) for name, default in function.attributes.items()])
     for graph in graphs(model):
-        add("graph", graph.name, [_typed(value) for value in graph.inputs], [_typed(value) for value in graph.outputs])
+        add("graph", graph.name, graph.doc_string, sorted(graph.metadata_props.items()))
+        add([_typed(value) for value in graph.inputs], [_typed(value) for value in graph.outputs])
         for name, value in graph.initializers.items():
             add(name, value.dtype, id(value.const_value))
         for node in graph:
