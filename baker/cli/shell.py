@@ -33,7 +33,8 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command; every exception ends here, but those that click itself knows."""
         try:
-            return super().invoke(ctx)
+            with _log_shown(ctx.params.get("verbose", 0) >= 2):
+                return super().invoke(ctx)
         except (click.exceptions.Exit, click.ClickException, click.Abort, BrokenPipeError):
             raise
         except KeyboardInterrupt:
@@ -71,6 +72,26 @@ def as_baker_error(error: Exception) -> BakerError:
         found = InternalError(f"internal error: {type(error).__name__}: {error}")
     found.__cause__ = error
     return found
+
+
+@contextmanager
+def _log_shown(enabled: bool) -> Iterator[None]:
+    """-vv: where a pass raised, of which the report has one line, is told on stderr."""
+    import logging
+
+    class ToStderr(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            note(self.format(record))
+
+    logger, handler, before = logging.getLogger("baker"), ToStderr(), logging.getLogger("baker").level
+    if enabled:
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def note(message: str) -> None:
@@ -112,7 +133,8 @@ def proof_options(command: F) -> F:
         click.option("--custom-ops", metavar="LIB", type=MODEL, help="Library of custom operators the model needs; "
                      "loaded because you say so."),
         click.option("--strict", is_flag=True, help="An inconclusive verdict fails, too."),
-        click.option("--seed", type=int, default=0, show_default=True, help="Seeds synthetic inputs and passes."),
+        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
+                     help="Seeds synthetic inputs and passes."),
         click.option("--threads", type=click.IntRange(min=1), help="Threads of a session; default: ONNX Runtime's."),
     ]  # fmt: skip
     for option in reversed(options):
@@ -123,5 +145,5 @@ def proof_options(command: F) -> F:
 def verbosity_options(command: F) -> F:
     """-v and -q."""
     command = click.option("-q", "--quiet", is_flag=True, help="Errors only.")(command)
-    text = "Name every node; -vv shows tracebacks."
+    text = "Name every node there is something to say of; -vv shows tracebacks."
     return click.option("-v", "--verbose", count=True, help=text)(command)

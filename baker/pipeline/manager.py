@@ -116,6 +116,7 @@ class _State:
     rounded: bool = False  # bits may have changed, so a later EXACT pass can only be held to the model before it
     budget: Budget | None = None  # what the last lossy change was allowed to cost
     verdict: Verdict | None = None  # the model as it is now, against the original
+    broken: bool = False  # a failed pass was kept: what comes after it is not to blame for what it did
 
 
 @dataclass
@@ -242,6 +243,7 @@ class _Run:
             rounded=before.rounded or pass_.fidelity is not Fidelity.EXACT,
             budget=self.budget_of(pass_) if lossy else before.budget,
             verdict=trial.verdict if self.against_original(pass_, before) else None,
+            broken=before.broken or trial.fault is not None,
         )
 
     # ---- judging ----
@@ -267,8 +269,8 @@ class _Run:
     def against_original(pass_: Pass, state: _State) -> bool:
         """Tells whether a pass is held to the original, or to the model that it was given."""
         if pass_.fidelity is Fidelity.EXACT:
-            return not state.rounded
-        return pass_.fidelity is Fidelity.LOSSY or not state.lossy
+            return not (state.rounded or state.broken)
+        return pass_.fidelity is Fidelity.LOSSY or not (state.lossy or state.broken)
 
     def judge_result(self) -> None:
         """Fills in the verdict of the result against the original where no pass's own verdict says it already."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,8 @@ from baker.pipeline.options import format_options
 from baker.pipeline.pass_base import Change, Declined, Pass, PassContext
 from baker.pipeline.report import PassRecord, StatusWord
 from baker.proof.verifier import Verdict
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -51,7 +54,8 @@ class Trial:
             result = self.pass_.run(self.model, context)
         except (UsageError, SecurityError, ResourceError):
             raise
-        except Exception as error:  # noqa: BLE001  # a pass may be anybody's code: it is undone, named and reported
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # a pass may be anybody's code: it is undone, named
+            _log.debug("pass '%s' raised", self.pass_.name, exc_info=error)
             self.changed = True
             self.fault = str(error) if isinstance(error, BakerError) else f"raised {type(error).__name__}: {error}"
             return

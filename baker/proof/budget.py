@@ -58,7 +58,7 @@ class Budget:
                 limit = float(found[1])
                 return cls(kind, limit / 100 if kind == "metric" else limit)._checked(text)
         kind_word = re.match(r"\s*(\w+)\s*=", text)
-        hint = suggest(kind_word[1], _PATTERNS) if kind_word else ""
+        hint = suggest(kind_word[1], _PATTERNS) if kind_word and kind_word[1].lower() not in _PATTERNS else ""
         raise OptionError(f"budget '{text}' is not understood.{hint} {_FORMS}")
 
     def _checked(self, text: str) -> Budget:
@@ -115,7 +115,7 @@ def load_function(reference: str, option: str) -> Callable[..., object]:
         sys.path.insert(0, folder)
     try:
         found: object = importlib.import_module(module_name)
-    except Exception as error:  # the module is the user's code: whatever it raises is the answer
+    except (Exception, SystemExit) as error:  # the module is the user's code: whatever it raises is the answer
         raise UsageError(
             f"{option} {reference}: importing '{module_name}' failed: {type(error).__name__}: {error}"
         ) from error
@@ -141,7 +141,7 @@ def score(metric: Metric, runner: Runner) -> float:
         value = float(metric(runner))
     except BakerError:
         raise
-    except Exception as error:  # the metric is the user's code
+    except (Exception, SystemExit) as error:  # the metric is the user's code
         raise UsageError(f"metric '{name}' raised {type(error).__name__}: {error}") from error
     if not math.isfinite(value):
         raise UsageError(f"metric '{name}' returned {value}; a finite number is due, higher is better.")

@@ -147,7 +147,7 @@ def from_iterable(model: ir.Model, source: Iterable[object], where: str) -> Lazy
 def _guarded(source: Iterable[object], where: str) -> Iterator[object]:
     try:
         yield from source
-    except Exception as error:  # the iterator is the user's code
+    except (Exception, SystemExit) as error:  # the iterator is the user's code
         raise UsageError(f"{where} raised {type(error).__name__}: {error}") from error
 
 

@@ -65,6 +65,16 @@ class RaisesHalfWay(Pass):
         raise RuntimeError("half-way")
 
 
+class Leaves(Pass):
+    """Ends the process, were it let to."""
+
+    name = "leaves"
+    fidelity = Fidelity.EXACT
+
+    def run(self, model: ir.Model, context: PassContext) -> PassResult:
+        raise SystemExit(0)
+
+
 class WrongType(Pass):
     """Returns something that is no result."""
 
@@ -136,7 +146,7 @@ class WritesInPlace(Pass):
         return PassResult(model, [Change("inplace", "w", "zeros")])
 
 
-BAD = [RaisesHalfWay(), WrongType(), Invalid(), RenamesOutput(), Nudges(), Silent(), WritesInPlace()]
+BAD = [RaisesHalfWay(), Leaves(), WrongType(), Invalid(), RenamesOutput(), Nudges(), Silent(), WritesInPlace()]
 
 
 @pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.name)
@@ -180,6 +190,14 @@ def test_keep_writes_the_failed_model_and_marks_it() -> None:
     assert report.passes[0].status == "failed" and report.failures()
     assert result.metadata_props["baker.unverified"] == "true"
     assert not np.array_equal(outputs(result, FEEDS[0])["y"], outputs(model(), FEEDS[0])["y"])
+
+
+def test_what_comes_after_a_kept_failure_is_not_to_blame() -> None:
+    result, report = run([Nudges(), AddAbs()], on_fail="keep")
+    assert [record.status for record in report.passes] == ["failed", "kept"]
+    assert report.passes[1].verdict == "pass" and report.verification.verdict == "fail"
+    assert [failure.split(":")[0] for failure in report.failures()] == ["nudges", "result"]
+    assert ops(result) == ["MatMul", "Relu", "Abs"]
 
 
 def test_keep_never_keeps_a_broken_model() -> None:

@@ -45,6 +45,7 @@ class TestBudget:
             ("-1%", "negative"),
             ("", "not understood"),
             ("sqnr=1e999", "finite"),
+            ("sqnr=20dBs", "understood. Write"),  # the kind is right: no other is suggested
         ],
     )
     def test_refuses(self, text: str, says: str):
