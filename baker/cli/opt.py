@@ -121,10 +121,12 @@ class Request:
             UsageError: two of model, result and report are one file, or a folder is not there.
         """
         out = self.out or Path(f"{model.stem}.baked.onnx")
-        report = self.report or out.with_name(f"{out.stem}.report.json")
+        report = self.report or out.parent / f"{out.stem}.report.json"
         if len({path.resolve() for path in (model, out, report)}) < 3:
             raise UsageError(f"model, result and report must be three files, found {model}, {out} and {report}.")
         for path in (out, report):
+            if not path.name:
+                raise UsageError("cannot write to a file without a name. Give one to -o and --report.")
             if not path.parent.is_dir():
                 raise UsageError(f"cannot write {path}: there is no folder {path.parent}. Make it first.")
         return Paths(out, report)

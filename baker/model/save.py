@@ -70,9 +70,13 @@ def save(
         report: written beside it, as ``<stem>.report.json``.
 
     Raises:
-        UsageError: ``path`` is a file that the model was read from, a folder, or can't be written to.
+        UsageError: ``model`` is no onnx_ir.Model; ``path`` is a file that it was read from, a folder, or can't be
+            written to.
         ResourceError: the disk is full, or the model is too large even without its weights.
     """
+    if not isinstance(model, ir.Model):
+        found = type(model).__name__
+        raise UsageError(f"save takes an onnx_ir.Model, found {found}. Give baker.lower(...) or baked.model.")
     target = Path(path)
     _refuse_source(model, target)
     encoded = encode(model)

@@ -171,6 +171,10 @@ def verify(
 def _goals(settings: Settings) -> tuple[Budget | None, Metric | None]:
     budget = Budget.parse(settings.budget) if isinstance(settings.budget, str) else settings.budget
     metric = load_metric(settings.metric) if isinstance(settings.metric, str) else settings.metric
+    if not (budget is None or isinstance(budget, Budget)):
+        raise UsageError(f"budget: text such as sqnr=20dB is due, found {type(budget).__name__} {budget!r}")
+    if not (metric is None or callable(metric)):
+        raise UsageError(f"metric: module:function or a function is due, found {type(metric).__name__} {metric!r}")
     if budget is not None and budget.kind == "metric" and metric is None:
         raise UsageError(
             f"budget '{budget}' is relative to a metric, and no metric was given. "
@@ -223,5 +227,5 @@ def _complete(
 def _requires(model: ir.Model) -> Requires:
     """What the result was proven to run on: the ONNX Runtime at hand, no claim about older ones."""
     imports = (model.opset_imports, *(function.opset_imports for function in model.functions.values()))
-    library = custom_ops_library().name if any(BAKER_DOMAIN in one for one in imports) else None
+    library = Path(custom_ops_library()).name if any(BAKER_DOMAIN in one for one in imports) else None
     return Requires(onnxruntime.__version__, model.opset_imports.get("", 0), model.ir_version or 0, library)

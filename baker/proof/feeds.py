@@ -68,8 +68,10 @@ def load_feeds(
         custom_ops: a custom-op library that running the model takes.
 
     Raises:
-        UsageError: the data is missing, broken, or does not fit the model's inputs.
+        UsageError: the data is missing, broken, or does not fit the model's inputs; the seed is no number from 0 on.
     """
+    if not isinstance(seed, int) or seed < 0:
+        raise UsageError(f"the seed must be a whole number, 0 or more; found {seed!r}")
     if calib is None:
         return _without_data(model, seed, model_path, custom_ops)
     if isinstance(calib, str) and calib == "synthetic":
@@ -85,6 +87,8 @@ def load_feeds(
 def _given(calib: str | os.PathLike[str] | Feed | Iterable[Feed], model: ir.Model) -> tuple[LazyFeeds, str]:
     if isinstance(calib, (str, os.PathLike)):
         text = os.fspath(calib)
+        if not text:
+            raise UsageError("calibration data: an empty path. Give a .npz, a folder, module:function, or synthetic.")
         if ":" in text and not Path(text).exists():
             return _from_function(model, text), text
         return from_path(model, Path(text)), Path(text).name
@@ -102,7 +106,7 @@ def _from_function(model: ir.Model, text: str) -> LazyFeeds:
     function = load_function(text, "--calib")
     try:
         found = function()
-    except Exception as error:  # the function is the user's code
+    except (Exception, SystemExit) as error:  # the function is the user's code
         raise UsageError(f"--calib {text} raised {type(error).__name__}: {error}") from error
     if isinstance(found, Mapping):
         return LazyFeeds(model, [check_feed(model, found, f"--calib {text}")])

@@ -126,7 +126,18 @@ def check_feed(model: ir.Model, feed: object, where: str) -> Feed:
             raise UsageError(
                 f"{where}: input '{value.name}' {expected} is missing; found {', '.join(feed) or 'nothing'}."
             )
-    return {name: _check_array(inputs[name], item, where) for name, item in feed.items()}
+    checked = {name: _check_array(inputs[name], item, where) for name, item in feed.items()}
+    _check_not_empty(checked, where)
+    return checked
+
+
+def _check_not_empty(feed: Feed, where: str) -> None:
+    """A feed of nothing would prove anything; a single empty input (a cache at its start) is a sample all the same."""
+    sizes = [array.size for array in feed.values() if isinstance(array, np.ndarray)]
+    if len(sizes) == len(feed) > 0 and not any(sizes):
+        name, array = next(iter(feed.items()))
+        found = ", ".join(map(str, array.shape))
+        raise UsageError(f"{where} holds no sample: input '{name}' is empty, found ({found}). Give at least one.")
 
 
 def _check_array(value: ir.Value, item: object, where: str) -> Array:
@@ -141,6 +152,6 @@ def _check_array(value: ir.Value, item: object, where: str) -> Array:
         )
     if not fits:
         found = f"{array.dtype} ({', '.join(map(str, array.shape))})"
-        wanted = _show(expected.name, dims)
+        wanted = _show("text" if expected == ir.DataType.STRING else str(expected.numpy()), dims)
         raise UsageError(f"{where}: input '{value.name}' must be {wanted}, found {found}.")
     return array

@@ -262,6 +262,9 @@ REFUSED = {
     "malformed budget": (unchanged, ["model.onnx", "--budget", "little"], 2, "little"),
     "missing pass file": (unchanged, ["model.onnx", "--load", "none.py"], 2, "none.py"),
     "over the input": (unchanged, ["model.onnx", "-o", "model.onnx"], 2, "must be three files"),
+    "no name": (unchanged, ["model.onnx", "-o", ""], 2, "file without a name"),
+    "no seed": (unchanged, ["model.onnx", "--seed", "-5"], 2, "-5 is not in the range"),
+    "no calibration path": (unchanged, ["model.onnx", "--calib", ""], 2, "an empty path"),
     "no folder": (unchanged, ["model.onnx", "-o", "no/out.onnx"], 2, "there is no folder no"),
     "print after": (unchanged, ["model.onnx", "-p", "fuse", "--print-after", "fus"], 2, "Did you mean 'fuse'?"),
     "not an ONNX file": (not_onnx, ["model.onnx"], 3, "model.onnx"),
@@ -308,6 +311,36 @@ def assert_one_message(stderr: str, message: str) -> None:
     assert message in stderr
     assert stderr.lower().count("error:") == 1
     assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--load", "leaves.py"],
+        ["--metric", "leaves:metric", "--budget", "1%"],
+        ["--calib", "leaves:feeds"],
+        ["--metric", "calls_exit:metric", "--budget", "1%"],
+        ["--calib", "calls_exit:feeds"],
+    ],
+    ids=" ".join,
+)
+def test_the_users_code_cannot_end_the_run_by_exit(folder, monkeypatch, arguments):
+    monkeypatch.syspath_prepend(folder)
+    (folder / "leaves.py").write_text("import sys\nsys.exit(0)\n", encoding="utf-8")
+    body = "import sys\ndef metric(run): sys.exit(0)\ndef feeds(): sys.exit(0)\n"
+    (folder / "calls_exit.py").write_text(body, encoding="utf-8")
+    done = run("-p", "fuse", *arguments)
+    sys.modules.pop("calls_exit", None)
+    assert done.exit_code == 2, done.output
+    assert_one_message(done.stderr, "SystemExit: 0")
+    assert files(folder) == {"leaves.py", "calls_exit.py"}
+
+
+def test_two_v_show_where_a_pass_raised(folder):
+    done = run("--load", "passes.py", "-p", "raises", "-vv")
+    assert done.exit_code == 1
+    assert 'raise RuntimeError("half-way")' in done.stderr
+    assert "Traceback" not in run("--load", "passes.py", "-p", "raises", "-v").stderr
 
 
 def test_two_v_show_the_traceback(folder):

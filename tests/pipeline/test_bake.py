@@ -51,6 +51,29 @@ def test_an_unknown_word_is_refused(option: str, value: str):
         baker.bake(proto(), "fuse", **{option: value})
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("budget", 20, "found int 20"),
+        ("metric", 0.5, "found float 0.5"),
+        ("seed", -1, "0 or more; found -1"),
+        ("seed", "one", "found 'one'"),
+        ("calib", {"x": X[:0]}, r"holds no sample: input 'x' is empty, found \(0, 16\)"),
+        ("calib", "", "an empty path"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused(option: str, value: object, says: str):
+    with pytest.raises(UsageError, match=says):
+        baker.bake(proto(), "fuse", **{option: value})
+
+
+def test_what_is_no_model_is_not_saved(tmp_path):
+    for wrong in (proto(), baker.bake(proto(), "fuse", calib=CALIB)):
+        with pytest.raises(UsageError, match=r"found (ModelProto|Baked)\. Give baker\.lower\(\.\.\.\) or baked\.model"):
+            baker.save(wrong, tmp_path / "out.onnx")
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_target_that_nothing_runs_on_is_said():
     report = baker.bake(proto(), "fuse", calib=CALIB, target="cuda").report
     assert any("are the CPU's" in warning for warning in report.warnings())

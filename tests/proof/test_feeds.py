@@ -133,7 +133,7 @@ class TestFiles:
             "bad.npz": "bad.npz.*not a .npz",
             "data.csv": "data.csv.*not a .npz",
             "objects.npz": "objects.npz.*plain arrays",
-            "unfit.npz": r"unfit.npz.*'x' must be float \(N, 4\), found float32 \(1, 5\)",
+            "unfit.npz": r"unfit.npz.*'x' must be float32 \(N, 4\), found float32 \(1, 5\)",
             "empty": "holds neither",
             "nothing.npz": "is not there",
         }.items():

@@ -52,7 +52,7 @@ class TestCheckFeed:
         [
             ({"x": np.ones((5, 3), np.float32)}, r"here: input 'k' .* is missing; found x"),
             ({"X": 1, "k": [1, 2]}, "no input 'X'"),
-            ({"x": np.ones((5, 3)), "k": [1, 2]}, r"'x' must be float \(N, 3\), found float64 \(5, 3\)"),
+            ({"x": np.ones((5, 3)), "k": [1, 2]}, r"'x' must be float32 \(N, 3\), found float64 \(5, 3\)"),
             ({"x": np.ones((5, 4), np.float32), "k": [1, 2]}, r"found float32 \(5, 4\)"),
             ({"x": np.ones(3, np.float32), "k": [1, 2]}, r"found float32 \(3\)"),
             ([1, 2], "dict of arrays"),
