@@ -98,7 +98,7 @@ def session(build: Builder, layers: list[Layer], threads: int) -> ort.InferenceS
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("ai.baker", 1), helper.make_opsetid("com.microsoft", 1)]
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    options.register_custom_ops_library(str(custom_ops_library()))
+    options.register_custom_ops_library(custom_ops_library())
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 

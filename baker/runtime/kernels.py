@@ -179,8 +179,8 @@ def available_isas() -> tuple[str, ...]:
     return tuple(_kernels.available_isas())
 
 
-def custom_ops_library() -> Path:
-    """The custom-op library, for ``SessionOptions.register_custom_ops_library`` in any language.
+def custom_ops_library() -> str:
+    """The custom-op library's path, as ``SessionOptions.register_custom_ops_library`` takes it in any language.
 
     Raises:
         BakerError: it was not built.
@@ -189,4 +189,4 @@ def custom_ops_library() -> Path:
     path = Path(__file__).resolve().parent.parent / name
     if not path.is_file():
         raise BakerError(f"baker: the custom-op library is not at '{path}'. Run 'pip install .' to build it.")
-    return path
+    return str(path)

@@ -166,7 +166,7 @@ def _register(options: ort.SessionOptions, model: Source, custom_ops: str | os.P
     done = _registered.setdefault(options, set())
     wanted = [] if custom_ops is None else [Path(custom_ops)]
     if _mentions_domain(model):
-        wanted.append(custom_ops_library())
+        wanted.append(Path(custom_ops_library()))
     for library in wanted:
         path = str(library.resolve())
         if path in done:

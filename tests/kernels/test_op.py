@@ -50,7 +50,7 @@ def open_session(proto: ModelProto, threads: int = 1) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
-    options.register_custom_ops_library(str(kernels.custom_ops_library()))
+    options.register_custom_ops_library(kernels.custom_ops_library())  # as a user of plain onnxruntime would
     return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
