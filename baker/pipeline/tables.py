@@ -82,7 +82,7 @@ def summary(report: Report) -> Table:
     seen = report.verification
     verdict = Text(seen.verdict, style=STYLES.get(seen.verdict, "yellow"))
     if seen.samples:
-        verdict.append(printable(f" on {seen.samples} samples, {seen.feeds}"), style="default")
+        verdict.append(printable(f" on {_samples(seen.samples)}, {seen.feeds}"), style="default")
     if seen.outputs:
         verdict.append(f"; worst {worst(seen.outputs.values())}", style="default")
     table.add_row("verdict", verdict)
@@ -186,6 +186,10 @@ def _verdict(record: PassRecord) -> Text:
     return text
 
 
+def _samples(count: int) -> str:
+    return f"{count} sample{'' if count == 1 else 's'}"
+
+
 def _arrow(before: str, after: str) -> str:
     return before if before == after else f"{before} → {after}"
 
@@ -211,7 +215,7 @@ def verdict_view(verdict: Verdict, *, width: int) -> str:
         top1 = "" if error.top1_agreement is None else f"{error.top1_agreement:.4f}"
         figures = f"{error.max_abs:.2e}", f"{error.rel_l2:.2e}", f"{error.sqnr_db:.1f}", f"{error.cosine:.6f}", top1
         table.add_row(Text(printable(name)), *figures)
-    lines = [Text(printable(f"{verdict.status} on {verdict.samples} samples"))]
+    lines = [Text(printable(f"{verdict.status} on {_samples(verdict.samples)}"))]
     lines += [Text(printable(f"warning: {warning}")) for warning in verdict.warnings]
     return _printed(Group(table, Text(), *lines), width, color=False)
 

@@ -227,7 +227,7 @@ def _unfit(node: ir.Node, activation: ir.Value, weight: ir.Value) -> str | None:
             kind, shape = value.dtype.name.lower(), shape_of(value)
             dims = "" if shape is None else f" {tuple('?' if dim is None else dim for dim in shape)}"
             return (
-                f"{what} '{value.name}' of {node.op_type} '{node.name}' is {kind}{dims}; ternary needs float. "
+                f"{what} '{value.name}' of {node.op_type} '{node.name}' is {kind}{dims}; ternary needs float32. "
                 f"Convert the model to float32 first, or exclude it: ternary{{skip={value.name}}}"
             )
     return None
