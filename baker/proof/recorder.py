@@ -14,7 +14,7 @@ from baker.errors import ModelError
 from baker.model.graph import Array
 from baker.proof.interface import Feed, foreign_ops
 from baker.proof.numerics import as_array
-from baker.proof.tails import Probed, probed
+from baker.proof.tails import probed, unprobed
 from baker.proof.traits import levels_agree, unpredictable_outputs
 from baker.runtime.session import run, session
 
@@ -40,7 +40,7 @@ class Recording:
 
     Attributes:
         feeds: the feeds, in order.
-        outputs: the outputs for each feed; with the optimizer off also what `Probed` looks at.
+        outputs: the outputs for each feed; with the optimizer off also what `probed` looks at.
         seconds: how long one run takes.
     """
 
@@ -160,7 +160,7 @@ class Recorder:
         return self._probes
 
     def _record(self, model: ir.Model, feeds: Sequence[Feed], *, optimize: bool) -> Recording:
-        probe = Probed(model, {}) if optimize else probed(model)
+        probe = unprobed(model) if optimize else probed(model)
         runner = self.open_original(probe.model, optimize=optimize)
         outputs: list[Outputs] = []
         size, start = 0, time.perf_counter()

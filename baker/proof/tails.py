@@ -1,43 +1,62 @@
-"""Looks behind a Softmax or Sigmoid at the end of a network, where saturation hides what went before."""
+"""Looks behind the last operator of a network, where that hides what went before.
+
+A saturated Softmax or Sigmoid moves too little, and a decision (a comparison, an ArgMax, a cast to integers) jumps
+where its input only moved by a last bit.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 import onnx_ir as ir
 
-from baker.model.graph import Array, attribute, has_reference_attribute, is_op
+from baker.model.graph import Array, attribute, constant_value, has_reference_attribute, is_op
+
+_COMPARISONS = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+_ROUNDINGS = ("Ceil", "Floor", "Round")
+_CARRIERS = ("Cast", "Flatten", "Identity", "Not", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 
 
 @dataclass(frozen=True)
 class Tail:
-    """A Softmax or Sigmoid that makes a graph output.
+    """An operator that makes a graph output: a Softmax, a Sigmoid, or a decision.
 
     Attributes:
         op: its operator.
-        source: the name of what it reads.
+        sources: what it reads: the name of a value, or a constant.
         axis: what a Softmax normalizes over.
         to_the_end: it normalizes over all axes from there on together, as below opset 13.
     """
 
     op: str
-    source: str
-    axis: int
-    to_the_end: bool
+    sources: tuple[str | Array, ...]
+    axis: int = 0
+    to_the_end: bool = False
+
+    @property
+    def decides(self) -> bool:
+        """The output jumps where what is read moves by a last bit."""
+        return self.op not in ("Softmax", "Sigmoid")
 
     def label(self, output: str) -> str:
         """Names what the operator's output depends on."""
         return f"{output} before its {self.op}"
 
-    def invariant(self, array: Array) -> Array:
-        """Returns what the operator's output depends on, in float64: the input, for Softmax less its log-sum-exp.
+    def invariant(self, raw: Mapping[str, Array]) -> Array:
+        """Returns what the operator's output depends on, in float64.
 
-        A Softmax does not see a shift of all its inputs, so that a rewrite may drop one.
+        That is the input, for Softmax less its log-sum-exp, for a comparison the difference of its inputs. A Softmax
+        does not see a shift of all its inputs, so that a rewrite may drop one.
         """
-        wide = array.astype(np.float64)
-        if self.op == "Sigmoid" or not wide.ndim or not wide.size:
+        read = [raw[item] if isinstance(item, str) else item for item in self.sources]
+        wide, *others = (array.astype(np.float64) for array in read)
+        if others:
+            with np.errstate(invalid="ignore"):
+                return np.asarray(wide - others[0])
+        if self.op != "Softmax" or not wide.ndim or not wide.size:
             return wide
         start = self.axis % wide.ndim
         axes = tuple(range(start, wide.ndim)) if self.to_the_end else (start,)
@@ -48,49 +67,98 @@ class Tail:
 
 @dataclass(frozen=True)
 class Probed:
-    """A model that also gives out what its last Softmax or Sigmoid reads.
+    """A model that also gives out what its last operators read.
 
     Attributes:
         model: a copy with more outputs, or the model itself where there is nothing to look behind.
         tails: the operators, by the name of the output they make.
+        names: the outputs of the original.
     """
 
     model: ir.Model
     tails: Mapping[str, Tail]
+    names: Sequence[str]
 
     def outputs(self, raw: Mapping[str, Array]) -> dict[str, Array]:
         """Turns the outputs of ``model`` into those of the original and what the tails depend on."""
-        sources = {tail.source for tail in self.tails.values()}
-        found = {name: array for name, array in raw.items() if name not in sources}
-        return found | {tail.label(name): tail.invariant(raw[tail.source]) for name, tail in self.tails.items()}
+        found = {name: raw[name] for name in self.names}
+        return found | {tail.label(name): tail.invariant(raw) for name, tail in self.tails.items()}
 
     def labels(self, names: Sequence[str]) -> list[str]:
         """Names what the tails of some outputs depend on, as `outputs` does."""
         return [tail.label(name) for name, tail in self.tails.items() if name in names]
 
+    def decided(self, names: Sequence[str]) -> dict[str, str]:
+        """Finds outputs that a decision makes, and names what they depend on, as `outputs` does."""
+        return {name: tail.label(name) for name, tail in self.tails.items() if name in names and tail.decides}
+
+
+def unprobed(model: ir.Model) -> Probed:
+    """The model as it is."""
+    return Probed(model, {}, [value.name or "" for value in model.graph.outputs])
+
 
 def probed(model: ir.Model) -> Probed:
-    """Exposes what the Softmax or Sigmoid at the end of the main graph reads."""
+    """Exposes what the operators at the end of the main graph read."""
     tails = {value.name or "": tail for value in model.graph.outputs if (tail := _tail(value, model)) is not None}
+    plain = unprobed(model)
     if not tails:
-        return Probed(model, {})
+        return plain
     wide = model.clone()
-    by_name = {value.name: value for value in wide.graph.outputs}
-    for name in tails:
-        node = by_name[name].producer()
-        source = None if node is None else node.inputs[0]
-        if source is not None and source not in wide.graph.outputs:
-            wide.graph.outputs.append(source)
-    return Probed(wide, tails)
+    hidden = {item for tail in tails.values() for item in tail.sources if isinstance(item, str)} - set(plain.names)
+    values = {value.name: value for node in wide.graph for value in node.outputs}
+    wide.graph.outputs.extend(values[name] for name in sorted(hidden))
+    return Probed(wide, tails, plain.names)
 
 
 def _tail(value: ir.Value, model: ir.Model) -> Tail | None:
     node = value.producer()
-    if not is_op(node, "Softmax", "Sigmoid") or has_reference_attribute(node):
+    if node is None or has_reference_attribute(node):
         return None
+    if not is_op(node, "Softmax", "Sigmoid"):
+        return _decision(value)
     source = node.inputs[0]
-    if source is None or source.type is None or source.is_graph_output() or source.producer() is None:
+    if not _computed(source) or source.is_graph_output():
         return None
     old = model.graph.opset_imports.get("", 0) < 13  # flattened to two dims, the second one normalized
     axis = attribute(node, "axis", 1 if old else -1)
-    return Tail(node.op_type, source.name or "", axis, to_the_end=old)
+    return Tail(node.op_type, (source.name or "",), axis, to_the_end=old)
+
+
+def _decision(value: ir.Value) -> Tail | None:
+    """Looks behind operators that only move or rename what a decision gave."""
+    for _ in range(8):
+        node = value.producer()
+        if node is None or not node.inputs or node.inputs[0] is None:
+            return None
+        before = node.inputs[0]
+        if is_op(node, *_COMPARISONS):
+            return _comparison(node)
+        picks = is_op(node, "ArgMax", "ArgMin") or (is_op(node, "TopK") and value is node.outputs[-1])
+        if picks or (is_op(node, "Cast") and _is_float(before) and not _is_float(value)):
+            rounding = before.producer()
+            source = rounding.inputs[0] if is_op(rounding, *_ROUNDINGS) else before
+            return Tail(node.op_type, (source.name or "",)) if _computed(source) and _is_float(source) else None
+        if not is_op(node, *_CARRIERS):
+            return None
+        value = before
+    return None
+
+
+def _comparison(node: ir.Node) -> Tail | None:
+    sources: list[str | Array] = []
+    for value in node.inputs:
+        constant = constant_value(value)
+        if not _is_float(value) or (constant is None and not _computed(value)):
+            return None
+        sources.append(constant if constant is not None else (value.name or ""))
+    return Tail(node.op_type, tuple(sources)) if any(isinstance(item, str) for item in sources) else None
+
+
+def _is_float(value: ir.Value | None) -> TypeGuard[ir.Value]:
+    return value is not None and value.dtype is not None and value.dtype.is_floating_point()
+
+
+def _computed(value: ir.Value | None) -> TypeGuard[ir.Value]:
+    """True for what a node gives and a graph can give out."""
+    return value is not None and value.type is not None and value.producer() is not None and bool(value.name)

@@ -160,7 +160,9 @@ class Verifier:
         names = self._recorder.names(original)
         probe = probed(candidate)
         hidden = [label for label in probe.labels(names) if label in recording.outputs[0]]
-        comparison = Comparison(recording, [*names, *hidden], None if fidelity is Fidelity.EXACT else tolerance)
+        decided = [name for name, label in probe.decided(names).items() if label in hidden]
+        exact = fidelity is Fidelity.EXACT
+        comparison = Comparison(recording, [*names, *hidden], None if exact else tolerance, decided)
         runner = self._recorder.open(probe.model, optimize=False)
         for index, outputs in enumerate(run_all(runner, recording.feeds)):
             comparison.take(index, probe.outputs(outputs))

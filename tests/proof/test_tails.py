@@ -83,3 +83,42 @@ def test_an_empty_output_is_no_crash(call: str):
     model = from_text(HEAD + text)
     feeds = [{"x": np.zeros((2, 0, 3), np.float32), "z": seeded(2, seed=seed)} for seed in range(3)]
     assert Verifier(model, feeds, threads=1).verify(model, Fidelity.ROUNDING).status == "pass"
+
+
+DECISIONS = [
+    "y = Greater(h, c)",
+    "n = LessOrEqual(h, c)  y = Not(n)",
+    "f = Floor(h)  y = Cast<to = 6>(f)",
+    "z = Mul(h, zero)  b = Sub(h, c)  p = Concat<axis = 1>(z, b)  q = ArgMax<axis = 1>(p)  y = Cast<to = 9>(q)",
+]
+
+
+def decision(text: str, factor: float = 1.0, threshold: float = 3.0) -> ir.Model:
+    dtype = "int32" if "to = 6" in text else "bool"
+    return from_text(
+        f"{HEAD}net (float[N, 1] x) => ({dtype}[N, 1] y) {{ h = MatMul(x, w)  {text} }}",
+        {"w": np.full((1, 1), factor, np.float32), "c": np.full(1, threshold, np.float32), "zero": np.float32(0)},
+    )
+
+
+class TestDecisions:
+    """Rounding may flip a decision that hangs on a last bit: few of them, and where nothing else moves."""
+
+    @staticmethod
+    def judge(reference: ir.Model, candidate: ir.Model, every: int, fidelity: Fidelity = Fidelity.ROUNDING) -> Verdict:
+        feeds = [{"x": seeded(4000, 1, seed=seed) * 5} for seed in range(3)]
+        for feed in feeds:
+            feed["x"][::every] = 3.0  # on the threshold
+        return Verifier(reference, feeds, threads=1).verify(candidate, fidelity)
+
+    @pytest.mark.parametrize("text", DECISIONS)
+    def test_a_few_flips_are_rounding(self, text: str):
+        same, rounded = decision(text), decision(text, 1 - 1e-7 if "Floor" in text else 1 + 2e-7)
+        assert self.judge(same, rounded, 2000).status == "pass"
+        assert self.judge(same, rounded, 2000, Fidelity.EXACT).status == "fail"
+        assert self.judge(same, rounded, 100).status == "fail"
+
+    @pytest.mark.parametrize("text", DECISIONS[:2])
+    def test_another_threshold_fails_even_where_it_flips_nothing(self, text: str):
+        verdict = self.judge(decision(text), decision(text, threshold=3.001), 5000)
+        assert verdict.status == "fail" and "before its" in verdict.reason
