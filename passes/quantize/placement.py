@@ -13,7 +13,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from baker.model.graph import attribute, constant_value, has_reference_attribute, standard_domain
+from baker.model.graph import attribute, constant_value, has_reference_attribute, is_op, standard_domain
 
 Guard = Callable[[ir.Node], str | None]
 Role = Literal["layer", "arithmetic", "same"]
@@ -156,7 +156,7 @@ def refusal(node: ir.Node) -> str | None:
 
 def saturation(node: ir.Node | None) -> tuple[float, float] | None:
     """The range that an absorbed activation cuts to, when it is known and holds 0; None for anything else."""
-    if node is None or standard_domain(node.domain) or node.op_type not in ABSORBED:
+    if not is_op(node, *ABSORBED) or has_reference_attribute(node):
         return None
     bounds = ABSORBED[node.op_type](node)
     return bounds if bounds is not None and bounds[0] <= 0.0 <= bounds[1] and bounds[0] < bounds[1] else None

@@ -10,7 +10,10 @@ from quantize_tools import Net, feeds_for, outputs, quantize
 
 from baker.errors import ModelError
 from baker.model.graph import index_names
+from baker.model.lower import lower
+from baker.passes.quantize import Quantize
 from baker.passes.quantize.opset import raise_opset
+from baker.pipeline.pass_base import PassContext
 
 
 def raised(net: Net, *results: str) -> tuple[ir.Model, ir.Model]:
@@ -84,3 +87,14 @@ def test_a_model_with_functions_is_declined():
     lowered.functions[function.identifier()] = function
     with pytest.raises(ModelError, match="local functions"):
         raise_opset(lowered)
+
+
+def test_a_clip_in_a_function_whose_bound_is_a_parameter_is_no_crash():
+    text = """<ir_version: 8, opset_import: ["": 10, "local": 1]>
+    g (float[N,2] x) => (float[N,2] y) { y = local.f <low = 0.0> (x) }
+    <domain: "local", opset_import: ["": 10]> f <low> (u) => (v) {
+      w = Constant <value = float[2,2] {1, 2, 3, 4}> () h = MatMul (u, w) v = Clip <min: float = @low, max: float = 9.0> (h)
+    }"""
+    model = lower(onnx.parser.parse_model(text))
+    (declined,) = Quantize().run(model, PassContext()).declined
+    assert "local functions at opset 10" in declined.reason
