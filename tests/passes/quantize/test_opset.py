@@ -93,8 +93,8 @@ def test_a_clip_in_a_function_whose_bound_is_a_parameter_is_no_crash():
     text = """<ir_version: 8, opset_import: ["": 10, "local": 1]>
     g (float[N,2] x) => (float[N,2] y) { y = local.f <low = 0.0> (x) }
     <domain: "local", opset_import: ["": 10]> f <low> (u) => (v) {
-      w = Constant <value = float[2,2] {1, 2, 3, 4}> () h = MatMul (u, w) v = Clip <min: float = @low, max: float = 9.0> (h)
-    }"""
+      w = Constant <value = float[2,2] {1, 2, 3, 4}> ()
+      h = MatMul (u, w) v = Clip <min: float = @low, max: float = 9.0> (h) }"""
     model = lower(onnx.parser.parse_model(text))
     (declined,) = Quantize().run(model, PassContext()).declined
     assert "local functions at opset 10" in declined.reason
