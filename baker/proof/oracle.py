@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-from baker.model.graph import Array, graphs, subgraphs
+from baker.model.graph import Array, graphs, is_op, subgraphs
 from baker.proof.interface import Feed
 from baker.proof.numerics import as_array, compare, is_float
 from baker.proof.tails import probed
@@ -18,6 +18,7 @@ from baker.proof.traits import has_steps, uses_half
 from baker.proof.wide_ops import BatchNormalization, Conv, MaxPool
 
 _NARROW = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
+_TYPES = ("to", "dtype", "output_dtype", "output_datatype")  # attributes that name a type
 
 # The original may be this far (relative L2) from its float64 run. Beyond it the float64 run does not compute the same
 # function (an operator of the reference evaluator is wrong), and nothing is judged by it. Float16 has 2^13 times the
@@ -140,6 +141,8 @@ def widened(model: ir.Model) -> ir.Model:
         for node in graph:
             for attribute in list(node.attributes.values()):
                 node.attributes[attribute.name] = _wide_attribute(node, attribute)
+            if is_op(node, "ConstantOfShape"):  # its default is a float32 zero
+                node.attributes.setdefault("value", ir.AttrTensor("value", ir.Tensor(np.zeros(1))))
     return wide
 
 
@@ -154,7 +157,7 @@ def _wide_attribute(node: ir.Node, attribute: ir.Attr) -> ir.Attr:
         return ir.AttrTensor(attribute.name, _wide_tensor(attribute.as_tensor()))
     if node.op_type == "Constant" and attribute.name in ("value_float", "value_floats"):
         return ir.AttrTensor("value", ir.Tensor(np.asarray(attribute.value, dtype=np.float64)))
-    names_a_type = attribute.name in ("to", "dtype", "output_dtype") and attribute.type == ir.AttributeType.INT
+    names_a_type = attribute.name in _TYPES and attribute.type == ir.AttributeType.INT
     if names_a_type and attribute.as_int() in {int(dtype) for dtype in _NARROW}:
         return ir.AttrInt64(attribute.name, int(ir.DataType.DOUBLE))
     return attribute

@@ -42,6 +42,10 @@ NETS = {
         f = Cast<to = 1>(x)  c = ConstantOfShape<value = float[1] {0.1}>(s)  y = Mul(f, c) }""",
         s=np.array([8]),
     ),
+    "a default": net(
+        "net (float[N, 8] x) => (float[N, 8] y) { c = ConstantOfShape(s)  d = Sub(x, c)  y = Mul(d, d) }",
+        s=np.array([8]),
+    ),
     "steps": net(
         "net (float[N, 8] x) => (float[N, 8] y) { m = Mul(x, s)  r = Round(m)  y = Div(r, s) }", s=np.float32(7)
     ),
