@@ -198,7 +198,7 @@ class _Work:
             harm,
             excluded,
             everything=measured,
-            **({"readmissions": 0} if budget is verifier.floor else {}),
+            thorough=budget is not verifier.floor,
         )
         if found.built is None:
             declined = [*built.declined, *(Declined(name, found.excluded[name]) for name in harm)]

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from baker.model.graph import Array, constant_value, label, remove_if_dead, replace_value, set_initializer, unique_name
+from baker.model.graph import Array, label, remove_if_dead, replace_value, set_initializer, unique_name
 from baker.model.qparams import MIN_SCALE, Affine, activation_qparams, quantize, weight_qparams
 from baker.passes.quantize.bias import ChannelMean, channel_axis, shift
 from baker.passes.quantize.layers import Layer
@@ -21,6 +21,9 @@ Ranges = Mapping[str, tuple[float, float]]
 
 _WeightKey: TypeAlias = tuple[ir.Value, tuple[int, ...], int | None, bytes]
 """A weight, its shape, its channel axis and its scales: what layers must agree in to share the integers."""
+
+Rounded: TypeAlias = dict[tuple[str, bytes], tuple[Array, Array | None]]
+"""A layer's int8 weight and what its bias is corrected by, by output name and scales: found once for many builds."""
 
 _MOST_BIAS = float(1 << 30)
 """Largest int32 bias: as much again is left for the products that ONNX Runtime adds to it (K up to 33,000)."""
@@ -48,7 +51,13 @@ def tensor_qparams(plan: Plan, ranges: Ranges) -> dict[ir.Value, Affine]:
     return {value: leading[tensor.leader] for value, tensor in plan.tensors.items()}
 
 
-def emit_static(graph: ir.Graph, plan: Plan, ranges: Ranges, means: Mapping[str, ChannelMean] | None = None) -> Emitted:
+def emit_static(
+    graph: ir.Graph,
+    plan: Plan,
+    ranges: Ranges,
+    means: Mapping[str, ChannelMean] | None = None,
+    rounded: Rounded | None = None,
+) -> Emitted:
     """Puts the plan into the graph.
 
     Weights become int8 initializers (or uint8) behind a DequantizeLinear, biases int32 ones whose scale is exactly
@@ -58,8 +67,9 @@ def emit_static(graph: ir.Graph, plan: Plan, ranges: Ranges, means: Mapping[str,
         plan: made for this very graph.
         ranges: (lo, hi) of every leader in the plan, by name.
         means: channel means of layers' inputs by name; biases are corrected by them.
+        rounded: what was found in builds with the same ranges and means before; it is added to.
     """
-    writer = _Writer(graph, plan, tensor_qparams(plan, ranges), means or {})
+    writer = _Writer(graph, plan, tensor_qparams(plan, ranges), means or {}, {} if rounded is None else rounded)
     changes = [writer.layer(layer) for layer in plan.layers]
     for tensor in plan.tensors.values():
         writer.tensor(tensor)
@@ -74,6 +84,7 @@ class _Writer:
     plan: Plan
     qparams: dict[ir.Value, Affine]
     means: Mapping[str, ChannelMean]
+    rounded: Rounded
     stored: dict[_WeightKey, tuple[ir.Value, ir.Value]] = field(default_factory=dict)
     scalars: dict[int, tuple[ir.Value, ir.Value]] = field(default_factory=dict)
     weights: dict[str, str] = field(default_factory=dict)
@@ -124,11 +135,9 @@ class _Writer:
         array, bias = layer.array(), layer.bias
         source = self.qparams[layer.source]
         weight = layer_weight_qparams(layer, array, source)
-        integers, restored = self.dequantized(layer, array, weight)
-        layer.node.replace_input_with(layer.weight_index, restored)
-        seen = self.means.get(layer.source.name or "")
-        if seen is not None and channel_axis(layer) is not None:
-            moved = shift(layer, _rounding_error(array, constant_value(integers), weight), seen)
+        integers, moved = self.round(layer, array, weight)
+        layer.node.replace_input_with(layer.weight_index, self.dequantized(layer, integers, weight))
+        if moved is not None:
             bias = -moved if bias is None else bias - moved
         if bias is not None:
             self.bias(layer, bias, source, weight)
@@ -137,20 +146,32 @@ class _Writer:
         remove_if_dead(layer.weight)
         return Change("int8-static", layer.name, _describe(layer, array, source, weight))
 
-    def dequantized(self, layer: Layer, array: Array, weight: Affine) -> tuple[ir.Value, ir.Value]:
-        """The weight's integers, and what dequantizes them; layers that share weight and scales share these."""
-        key = (layer.weight, array.shape, weight.axis, weight.scale.tobytes())
+    def round(self, layer: Layer, array: Array, weight: Affine) -> tuple[Array, Array | None]:
+        """The weight's integers, and what rounding it adds to the layer's result on average, if that is known."""
+        key = (layer.node.outputs[0].name or "", weight.scale.tobytes())
+        if key not in self.rounded:
+            integers = quantize(array, weight)
+            seen = self.means.get(layer.source.name or "")
+            moved = None
+            if seen is not None and channel_axis(layer) is not None:
+                moved = shift(layer, _rounding_error(array, integers, weight), seen)
+            self.rounded[key] = integers, moved
+        return self.rounded[key]
+
+    def dequantized(self, layer: Layer, integers: Array, weight: Affine) -> ir.Value:
+        """What dequantizes the weight's integers; layers that share weight and scales share it."""
+        key = (layer.weight, integers.shape, weight.axis, weight.scale.tobytes())
         if key not in self.stored:
             name = layer.weight.name or "weight"
             inputs = [
-                set_initializer(self.graph, f"{name}_quantized", quantize(array, weight)),
+                set_initializer(self.graph, f"{name}_quantized", integers),
                 set_initializer(self.graph, f"{name}_scale", weight.scale),
                 set_initializer(self.graph, f"{name}_zero_point", weight.zero_point),
             ]
             self.stored[key] = inputs[0], self.dequantize(inputs, weight.axis, layer.node, name)
-        integers, restored = self.stored[key]
-        self.weights[layer.name] = integers.name or ""
-        return integers, restored
+        stored, restored = self.stored[key]
+        self.weights[layer.name] = stored.name or ""
+        return restored
 
     def bias(self, layer: Layer, bias: Array, source: Affine, weight: Affine) -> None:
         scale = (np.float32(source.scale) * weight.scale).astype(np.float32)
@@ -217,9 +238,9 @@ def layer_weight_qparams(layer: Layer, array: Array, source: Affine) -> Affine:
     return Affine(scale.astype(np.float32), weight.zero_point, weight.axis)
 
 
-def _rounding_error(array: Array, integers: Array | None, weight: Affine) -> Array:
+def _rounding_error(array: Array, integers: Array, weight: Affine) -> Array:
     """Wq - W in float32."""
-    if integers is None or weight.axis is None:
+    if weight.axis is None:
         raise ValueError("the weight of a layer with a corrected bias has int8 integers per channel")
     scale = weight.scale.reshape([-1 if axis == weight.axis else 1 for axis in range(array.ndim)])
     restored: Array = integers * scale

@@ -16,7 +16,7 @@ from baker.passes.quantize.plan import make_plan
 from baker.pipeline.pass_base import PassContext
 from baker.runtime.session import run, session
 
-_FEEDS = 3
+_FEEDS = 2
 
 
 def output_errors(model: ir.Model, names: Sequence[str], ranges: Ranges, context: PassContext) -> dict[str, float]:

@@ -38,7 +38,7 @@ def within_budget(
     excluded: Mapping[str, str],
     *,
     everything: Measurement | None = None,
-    readmissions: int = _READMISSIONS,
+    thorough: bool = True,
 ) -> Found:
     """Gives up layers, worst first, until the budget is met, then tries to take single ones back.
 
@@ -52,15 +52,17 @@ def within_budget(
         harm: the layers that may be given up, and the share of the noise that each is expected to make, in any unit.
         excluded: layers that are left in float anyway, and why.
         everything: what was measured with all of them in int8, outside of the budget.
-        readmissions: how many of those given up are tried in int8 again.
+        thorough: find the very fewest; otherwise one layer in 32 more is given up, if that saves a measurement.
     """
     ranked = sorted(harm, key=lambda name: harm[name], reverse=True)
     search = _Search(build, measure, dict(excluded))
-    best, given_up = search.fewest(ranked, 1 if everything is None else _guess(ranked, harm, everything), everything)
+    guess = 1 if everything is None else _guess(ranked, harm, everything)
+    slack = 1 if thorough else 1 + len(ranked) // 32
+    best, given_up = search.fewest(ranked, guess, slack, everything)
     if best is None:
         return Found(None, search.exclusions(ranked), search.tried)
     # The last one given up tipped the scale; others before it may be innocent.
-    for name in list(reversed(given_up[:-1]))[:readmissions]:
+    for name in list(reversed(given_up[:-1]))[: _READMISSIONS if thorough else 0]:
         fewer = [other for other in given_up if other != name]
         built = search.attempt(fewer)
         if built is not None:
@@ -70,10 +72,11 @@ def within_budget(
 
 def _guess(ranked: Sequence[str], harm: Mapping[str, float], everything: Measurement) -> int:
     """How many to give up if noise adds up: until what is left makes no more of it than the limit allows."""
-    shares = {"sqnr": 10 ** ((everything.value - everything.limit) / 10) if everything.kind == "sqnr" else 0.0}
-    if everything.kind == "rel" and everything.value > 0:
-        shares["rel"] = (everything.limit / everything.value) ** 2
-    allowed = shares.get(everything.kind)
+    allowed = None
+    if everything.kind == "sqnr":
+        allowed = _added(everything.limit) / max(_added(everything.value), 1e-30)
+    elif everything.kind == "rel" and everything.value > 0:
+        allowed = (everything.limit / everything.value) ** 2
     total = sum(harm.values())
     if allowed is None or not math.isfinite(allowed) or not math.isfinite(total):
         return 1
@@ -83,6 +86,15 @@ def _guess(ranked: Sequence[str], harm: Mapping[str, float], everything: Measure
             return max(1, count)
         left -= harm[name]
     return len(ranked)
+
+
+def _added(sqnr: float) -> float:
+    """The sum of the layers' noise-to-signal ratios behind an SQNR in dB.
+
+    Where noise drowns the signal the two are uncorrelated, and the error is twice the signal, however much noise it is.
+    """
+    found = min(10 ** (-sqnr / 10), 1.9)
+    return found / (1 - found / 2)
 
 
 class _Search:
@@ -107,9 +119,9 @@ class _Search:
         return {**self.excluded, **dict.fromkeys(given_up, reason)}
 
     def fewest(
-        self, ranked: Sequence[str], guess: int, everything: Measurement | None
+        self, ranked: Sequence[str], guess: int, slack: int, everything: Measurement | None
     ) -> tuple[Built | None, list[str]]:
-        """The shortest prefix of the ranking that has to be given up, and the model without it."""
+        """The shortest prefix of the ranking that has to be given up, or one less than ``slack`` longer; the model."""
         most = len(ranked) - 1  # giving all up is no int8 model
         best = None
         if everything is None:
@@ -124,7 +136,7 @@ class _Search:
         if best is None:
             return None, list(ranked)
         step = 1  # the first hit is near a good guess
-        while high - low > 1:
+        while high - low > slack:
             middle = max((low + high) // 2, high - step)
             built = self.attempt(ranked[:middle])
             low, high, best = (middle, high, best) if built is None else (low, middle, built)

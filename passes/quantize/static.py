@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
@@ -11,7 +11,7 @@ from baker.model.graph import index_names
 from baker.passes.quantize.bias import ChannelMean, channel_axis
 from baker.passes.quantize.built import Built
 from baker.passes.quantize.calibrate import observe
-from baker.passes.quantize.emit import emit_static
+from baker.passes.quantize.emit import Rounded, emit_static
 from baker.passes.quantize.histogram import Histogram, RangeMethod
 from baker.passes.quantize.layers import Layer, find_layers, misfusion
 from baker.passes.quantize.placement import placement_of
@@ -51,12 +51,14 @@ class StaticInt8:
         ranges: (lo, hi) by tensor name.
         unusable: tensors without a finite range, by name.
         means: the channel means of layers' inputs, by tensor name; empty leaves biases as they are.
+        rounded: weights that builds have rounded already.
     """
 
     selects: Selects
     ranges: Mapping[str, tuple[float, float]]
     unusable: frozenset[str]
     means: Mapping[str, ChannelMean]
+    rounded: Rounded = field(default_factory=dict)
 
     @classmethod
     def calibrate(cls, model: ir.Model, context: PassContext, selects: Selects, calibration: Calibration) -> StaticInt8:
@@ -97,7 +99,7 @@ class StaticInt8:
             else:
                 declined.append(Declined(layer.name, reason))
         plan = self._plan(candidate.graph, layers)
-        emitted = emit_static(candidate.graph, plan, self.ranges, self.means)
+        emitted = emit_static(candidate.graph, plan, self.ranges, self.means, self.rounded)
         return Built(candidate, emitted.changes, declined, emitted.weights)
 
     def _plan(self, graph: ir.Graph, layers: list[Layer]) -> Plan:

@@ -79,16 +79,17 @@ def test_known_shares_of_the_noise_lead_straight_to_the_number():
     costs = Costs(harm, 0.0)
 
     def measure(built):
-        value = -10 * np.log10(sum(harm[name] for name in built.layers))
+        noise = sum(harm[name] for name in built.layers)
+        value = -10 * np.log10(noise / (1 + noise / 2))  # at most twice the signal
         return Measurement("sqnr", value, 10.0, bool(value >= 10.0))
 
     everything = measure(costs.build({}))
-    found = within_budget(costs.build, measure, harm, {}, everything=everything, readmissions=0)
+    found = within_budget(costs.build, measure, harm, {}, everything=everything, thorough=False)
     assert found.built is not None
     assert measure(found.built).met
     worst = sorted(harm, key=lambda name: harm[name], reverse=True)[: len(found.excluded)]
     assert set(found.excluded) == set(worst)
-    assert not measure(costs.build(worst[:-1])).met
+    assert not measure(costs.build(worst[:-3])).met
     assert found.tried <= 3
 
 
