@@ -1,4 +1,4 @@
-"""Scale and zero-point arithmetic, and the packing of 4-bit and 2-bit integers.
+"""Scale and zero-point arithmetic, and the packing of 2-bit integers.
 
 Everywhere ``real = (q - zero_point) * scale``, as ONNX's QuantizeLinear and DequantizeLinear define it: quantizing
 rounds half to even and saturates.
@@ -108,53 +108,19 @@ def _other_axes(rank: int, axis: int) -> tuple[int, ...]:
     return tuple(i for i in range(rank) if i != axis % rank)
 
 
-def pack_int4(values: Array) -> Array:
-    """Packs integers, two a byte in row-major order, the first in the low bits (ONNX's layout); pads with 0.
+def pack_int2(values: Array) -> Array:
+    """Packs integers, four a byte in row-major order, the first in the low bits (ONNX's layout); pads with 0.
 
     Args:
-        values: integers of any shape in [-8, 15]; signed ones keep their two's complement low bits.
+        values: integers of any shape in [-2, 3]; signed ones keep their two's complement low bits.
 
     Raises:
-        ValueError: a value does not fit in four bits.
+        ValueError: a value does not fit in two bits.
     """
-    return _pack(values, 4)
-
-
-def unpack_int4(packed: Array, count: int, *, signed: bool = True) -> Array:
-    """Returns the first ``count`` values that `pack_int4` packed: int8, or uint8 when not signed."""
-    return _unpack(packed, count, 4, signed)
-
-
-def pack_int2(values: Array) -> Array:
-    """Packs integers in [-2, 3], four a byte, the first in the low bits. See `pack_int4`."""
-    return _pack(values, 2)
-
-
-def unpack_int2(packed: Array, count: int, *, signed: bool = True) -> Array:
-    """Returns the first ``count`` values that `pack_int2` packed. See `unpack_int4`."""
-    return _unpack(packed, count, 2, signed)
-
-
-def _pack(values: Array, bits: int) -> Array:
     flat = np.asarray(values).ravel()
-    low, high = -(1 << (bits - 1)), (1 << bits) - 1
-    if flat.size and (flat.min() < low or flat.max() > high):
-        raise ValueError(f"values in [{flat.min()}, {flat.max()}] do not fit in {bits} bits")
-    each = 8 // bits
-    fields = np.zeros((-(-flat.size // each), each), np.uint8)
-    fields.reshape(-1)[: flat.size] = flat.astype(np.int8).view(np.uint8) & high
-    shifts = np.arange(each, dtype=np.uint8) * np.uint8(bits)
-    packed: Array = np.bitwise_or.reduce(fields << shifts, axis=1).astype(np.uint8)
+    if flat.size and (flat.min() < -2 or flat.max() > 3):
+        raise ValueError(f"values in [{flat.min()}, {flat.max()}] do not fit in 2 bits")
+    fields = np.zeros((-(-flat.size // 4), 4), np.uint8)
+    fields.reshape(-1)[: flat.size] = flat.astype(np.int8).view(np.uint8) & 3
+    packed: Array = fields[:, 0] | fields[:, 1] << 2 | fields[:, 2] << 4 | fields[:, 3] << 6
     return packed
-
-
-def _unpack(packed: Array, count: int, bits: int, signed: bool) -> Array:
-    each = 8 // bits
-    if count > packed.size * each:
-        raise ValueError(f"{packed.size} bytes hold {packed.size * each} values of {bits} bits, not {count}")
-    shifts = np.arange(each, dtype=np.uint8) * np.uint8(bits)
-    fields = ((np.asarray(packed, np.uint8).reshape(-1, 1) >> shifts) & ((1 << bits) - 1)).reshape(-1)[:count]
-    if not signed:
-        return fields
-    half = 1 << (bits - 1)
-    return ((fields ^ half).astype(np.int8) - half).astype(np.int8)

@@ -21,6 +21,7 @@ import onnx_ir as ir
 
 from baker.model.graph import Array, constant_before, constant_value, emit, graph_of, remove_if_dead, replace_value
 from baker.model.operators import BAKER_DOMAIN
+from baker.model.qparams import pack_int2
 from baker.passes.ternary.activation import Activation
 from baker.passes.ternary.linear import Linear
 from baker.passes.ternary.weights import TernaryWeight
@@ -137,9 +138,7 @@ def pack_blocks(codes: Array, block: int) -> Array:
     channels, depth = codes.shape
     padded = np.full((channels, -(-depth // block) * block), 2, np.uint8)
     padded[:, :depth] = codes + 2
-    fields = padded.reshape(channels, -1, block // 4, 4)
-    packed: Array = fields[..., 0] | fields[..., 1] << 2 | fields[..., 2] << 4 | fields[..., 3] << 6
-    return packed
+    return pack_int2(padded).reshape(channels, -1, block // 4)
 
 
 def block_scales(weight: TernaryWeight, block: int) -> Array:
