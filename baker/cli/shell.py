@@ -53,8 +53,12 @@ class Command(click.Command):
         """The same failure with a folder that holds what is needed to see it again."""
         from baker.cli.reproducer import reproduce
 
-        folder = reproduce(failure, ctx.info_name or "baker", ctx.params)
-        found = InternalError(f"{failure}\nThis is a fault of baker; please report it with that folder.", folder)
+        try:
+            folder = reproduce(failure, ctx.info_name or "baker", ctx.params)
+        except OSError as error:  # a full disk must not hide what went wrong
+            found = InternalError(f"{failure}\nThis is a fault of baker. No reproducer could be written: {error}")
+        else:
+            found = InternalError(f"{failure}\nThis is a fault of baker; please report it with that folder.", folder)
         found.__cause__ = failure.__cause__
         return found
 

@@ -369,6 +369,22 @@ def test_an_internal_error_leaves_a_reproducer(folder, monkeypatch):
     assert "ZeroDivisionError" in (folder / name / "error.txt").read_text(encoding="utf-8")
 
 
+def test_an_internal_error_is_told_where_no_reproducer_can_be_written(folder, monkeypatch):
+    def fails(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("not foreseen")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("baker.pipeline.bake.run", fails)
+    monkeypatch.setattr("tempfile.mkdtemp", full)
+    done = run("-p", "fuse")
+    assert done.exit_code == 6
+    assert "ZeroDivisionError: not foreseen" in done.stderr
+    assert "No reproducer could be written: [Errno 28] No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_folder_that_cannot_be_written_is_no_internal_error(folder, monkeypatch):
     def fails(*_: object) -> None:
         raise PermissionError(13, "Permission denied", "model.baked.onnx")
