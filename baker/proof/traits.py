@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import onnx_ir as ir
 
-from baker.model.graph import all_nodes, constant_value, graphs, is_op, label, standard_domain, subgraphs
+from baker.model.graph import all_nodes, constant_value, graphs, is_op, label, shape_of, standard_domain, subgraphs
 from baker.model.operators import RANDOM_OPERATORS
 
 _HALF = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
@@ -60,6 +60,29 @@ def unpredictable_outputs(model: ir.Model) -> dict[str, str]:
         if source is not None:
             origin.update(dict.fromkeys(node.outputs, source))
     return {value.name or "": origin[value] for value in model.graph.outputs if value in origin}
+
+
+def fixed_outputs(model: ir.Model) -> set[str]:
+    """Finds outputs that are the same for every input, by construction: no number of an input reaches them.
+
+    They come from constants, from dims that are fixed, or hold no elements.
+    """
+    moving = {value for value in model.graph.inputs if not _is_empty(value)}
+    for node in model.graph:
+        if is_op(node, "Shape", "Size") and _has_fixed_dims(node.inputs[0]):
+            continue
+        if any(value in moving for value in _read(node)) or _draws(node, {}) or node.domain:
+            moving.update(value for value in node.outputs if not _is_empty(value))
+    return {value.name or "" for value in model.graph.outputs if value not in moving}
+
+
+def _is_empty(value: ir.Value) -> bool:
+    return 0 in (shape_of(value) or ())
+
+
+def _has_fixed_dims(value: ir.Value | None) -> bool:
+    dims = shape_of(value)
+    return dims is not None and None not in dims
 
 
 def _read(node: ir.Node) -> Iterator[ir.Value]:

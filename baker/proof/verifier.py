@@ -30,7 +30,7 @@ from baker.proof.lossy import (
 from baker.proof.numerics import FLOAT_TOLERANCE, HALF_TOLERANCE, Fidelity, moves
 from baker.proof.recorder import NotRunnable, Recorder, run_all
 from baker.proof.tails import probed
-from baker.proof.traits import uses_half
+from baker.proof.traits import fixed_outputs, uses_half
 from baker.proof.verdict import Measurement as Measurement
 from baker.proof.verdict import Verdict as Verdict
 from baker.runtime.session import run
@@ -173,8 +173,10 @@ class Verifier:
         fault = comparison.fault(original)
         if fault is not None:
             return replace(verdict, status="fail", reason=fault)
-        still = [name for name in names if not moves(recording.column(name), comparison.tolerance)]
-        return self._unless_still(verdict, names, still)
+        fixed = fixed_outputs(original)
+        doubtful = [name for name in names if name not in fixed]
+        still = [name for name in doubtful if not moves(recording.column(name), comparison.tolerance)]
+        return self._unless_still(verdict, doubtful, still)
 
     def _nothing_to_compare(self, original: ir.Model) -> Verdict | None:
         if not self.feeds:

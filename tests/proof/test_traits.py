@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 
 from baker.model.lower import lower
-from baker.proof.traits import levels_agree, unpredictable_outputs, uses_half
+from baker.proof.traits import fixed_outputs, levels_agree, unpredictable_outputs, uses_half
 
 HEAD = '<ir_version: 10, opset_import: ["" : 20, "com.microsoft" : 1, "own" : 1]>\n'
 
@@ -81,3 +81,17 @@ RANDOM = {
 def test_outputs_that_random_numbers_reach(name: str):
     text, due = RANDOM[name]
     assert set(unpredictable_outputs(net(text))) == due
+
+
+def test_outputs_that_no_number_of_an_input_reaches():
+    model = net(
+        """g (float[N, 4] x, float[2, 3] f)
+            => (float[N, 4] y, int64[2] s, int64[2] d, float c, float[0, 4] e, float[2] i) {
+        y = Relu(x)  s = Shape(f)  d = Shape(x)  c = Constant<value_float = 1.0>()
+        from = Constant<value_ints = [0]>()  e = Slice(x, from, from, from)
+        always = Constant<value = bool {1}>()
+        i = If (always) <then_branch = a () => (float[2] t) {
+            r = ReduceSum(f)  k = Constant<value_floats = [1.0, 2.0]>()  t = Add(k, r) },
+            else_branch = b () => (float[2] o) { o = Constant<value_floats = [1.0, 2.0]>() }> }"""
+    )
+    assert fixed_outputs(model) == {"s", "c", "e"}
