@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import subprocess
 import sys
@@ -67,14 +66,17 @@ def child(tool: str, model: Path, calib: Path, out: Path) -> tuple[float, float]
     """Runs one tool in a process of its own; returns seconds and peak MiB."""
     command = [sys.executable, __file__, "--child", tool, str(model), str(calib), str(out)]
     start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    complaint = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
+    done = subprocess.run(command, capture_output=True, text=True)
     seconds = time.perf_counter() - start
-    if status != 0:
-        raise SystemExit(f"{tool} failed:\n{complaint}")
-    return seconds, usage.ru_maxrss / 1024
+    if done.returncode != 0:
+        raise SystemExit(f"{tool} failed:\n{done.stderr}")
+    return seconds, float(done.stdout.split()[-1])
+
+
+def peak_mib() -> float:
+    """The largest resident set of this process; getrusage would count that of the parent it was forked from."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def prepare(folder: Path, samples: int) -> Path:
@@ -106,6 +108,7 @@ def main() -> None:
     if sys.argv[1:2] == ["--child"]:
         tool, model, calib, out = sys.argv[2:6]
         TOOLS[tool](Path(model), Path(calib), Path(out))
+        print(peak_mib())
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
