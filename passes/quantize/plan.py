@@ -149,12 +149,19 @@ def _tensors(
 def _needs_pair(layer: Layer, readers: Collection[ir.Value]) -> bool:
     """True where ONNX Runtime leaves a Gemm or MatMul in float unless all that read its result read it as int8.
 
-    It looks for a QuantizeLinear behind an activation, too, and there takes float readers for a reason to refuse.
+    It looks for a QuantizeLinear behind an activation, too, and there takes float readers for a reason to refuse. And
+    it makes a product of two-dimensional matrices and an Add a Gemm, which takes no float matrix for its bias.
     """
     uses = tuple(layer.result.uses())
     if layer.result.producer() not in (layer.node, layer.bias_add):
         return bool(uses)
-    return layer.result in readers or (len(uses) == 1 and is_op(uses[0].node, *ABSORBED))
+    becomes_gemm = is_op(layer.node, "MatMul") and layer.bias_add is None and _rank(layer.result) == 2
+    taken_in = (*ABSORBED, "Add") if becomes_gemm else tuple(ABSORBED)
+    return layer.result in readers or (len(uses) == 1 and is_op(uses[0].node, *taken_in))
+
+
+def _rank(value: ir.Value) -> int | None:
+    return None if value.shape is None else len(value.shape)
 
 
 def _in_order(graph: ir.Graph, values: set[ir.Value]) -> list[ir.Value]:

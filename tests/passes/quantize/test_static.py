@@ -425,3 +425,15 @@ def test_a_result_without_a_range_costs_its_own_layer_at_most():
     model = net.model(net.op("Tanh", net.op("Gemm", huge, net.weight(16, 8), name="b")))
     done = quantize(model, feeds=[{"x": np.full((2, 16), 9, np.float32)}] * 2)
     assert "held NaN or infinity" in done.reasons["b"]
+
+
+@pytest.mark.parametrize("dims", [("N", 16), (4, 16), (2, 3, 16)])
+def test_a_product_that_is_added_to_another_activation(dims):
+    """Of two dimensions, ONNX Runtime makes a Gemm with a matrix for its bias, for which it has no integer kernel."""
+    net = Net()
+    x = net.input(*dims)
+    y = net.op("Add", net.op("MatMul", x, net.weight(16, 16), name="fc"), net.op("Tanh", x))
+    done = quantize(net.model(net.op("Tanh", y)))
+    assert done.became == {"fc": "int8-static"}
+    assert done.audit.integer == 1
+    done.check(0.03)
