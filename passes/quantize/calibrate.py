@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _FETCH_BYTES = 256 << 20
 """Tensors fetched by one run; a model whose tensors take more is run several times a sample."""
 
-_LEFT_OUT = ["NchwcTransformer", "ConvAddActivationFusion"]
+LEFT_OUT = ["NchwcTransformer", "ConvAddActivationFusion"]
 """The first one's blocked layout is a second copy of all Conv weights (150 MB for ResNet-50), for a few per cent of
 time. The second one, of two Convs that are added, may fuse away the one whose result is fetched; loading then fails."""
 
@@ -83,7 +83,7 @@ def _runner(probe: ir.Model, context: PassContext) -> ort.InferenceSession:
     """A session of the probe; without ONNX Runtime's optimizer where that trips over inner tensors as outputs."""
     opened = functools.partial(session, probe, threads=context.threads, custom_ops=context.custom_ops)
     try:
-        return opened(disabled_optimizers=_LEFT_OUT)
+        return opened(disabled_optimizers=LEFT_OUT)
     except ModelError:
         return opened(optimize=False)
 

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from baker.model.graph import Array, emit, index_names, set_initializer, shape_of, unique_name
 from baker.model.qparams import Affine, dequantize, quantize, weight_qparams
+from baker.passes.quantize.calibrate import LEFT_OUT
 from baker.passes.quantize.emit import Ranges, layer_weight_qparams, tensor_qparams
 from baker.passes.quantize.layers import Layer, find_layers
 from baker.passes.quantize.plan import make_plan
@@ -37,7 +38,7 @@ def output_errors(model: ir.Model, names: Sequence[str], ranges: Ranges, context
     qparams = tensor_qparams(make_plan(probe.graph, layers), ranges)
     outputs = [_probe(probe.graph, layer, qparams) for layer in layers]
     probe.graph.outputs[:] = [value for four in outputs for value in four]
-    runner = session(probe, threads=context.threads, custom_ops=context.custom_ops)
+    runner = session(probe, threads=context.threads, custom_ops=context.custom_ops, disabled_optimizers=LEFT_OUT)
     totals: list[Array] = [np.zeros((), np.float64)] * (4 * len(layers))
     for feed in itertools.islice(context.calibration, _FEEDS):
         totals = [total + found for total, found in zip(totals, run(runner, feed).values(), strict=True)]
@@ -70,7 +71,14 @@ def _probe(graph: ir.Graph, layer: Layer, qparams: dict[ir.Value, Affine]) -> li
     weight = layer_weight_qparams(layer, array, qparams[layer.source])
     inputs = list(node.inputs)
     inputs[layer.source_index] = _rounded(graph, node, layer.source, qparams[layer.source])
-    inputs[layer.weight_index] = set_initializer(graph, "probe_weight", dequantize(quantize(array, weight), weight))
+    stored = (
+        quantize(array, weight),
+        weight.scale,
+        weight.zero_point,
+    )  # a second float copy would take four times that
+    given = [set_initializer(graph, "probe_weight", part) for part in stored]
+    axis = {} if weight.axis is None else {"axis": weight.axis}
+    inputs[layer.weight_index] = emit(node, "DequantizeLinear", given, axis).outputs[0]
     attributes = {key: value for key, value in node.attributes.items() if key != "alpha"}
     twin = emit(node, node.op_type, inputs, attributes).outputs[0]
     if layer.needs_output:

@@ -11,6 +11,7 @@ import onnxruntime as ort
 
 from baker.model.graph import Array, index_names, set_initializer, unique_name
 from baker.model.qparams import activation_qparams
+from baker.passes.quantize.calibrate import LEFT_OUT
 from baker.passes.quantize.emit import Ranges
 from baker.passes.quantize.layers import find_layers
 from baker.pipeline.pass_base import PassContext
@@ -47,7 +48,8 @@ def sensitivities(model: ir.Model, names: Sequence[str], ranges: Ranges, context
     at = sorted({index * (len(sources) - 1) // (_POINTS - 1) for index in range(_POINTS)})
     switches = [_Switch(probe.graph, sources[index], ranges) for index in at]
     probe.graph.outputs[:] = [*results, *(switch.ratio for switch in switches)]
-    gains = _gains(session(probe, threads=context.threads, custom_ops=context.custom_ops), feed, switches)
+    runner = session(probe, threads=context.threads, custom_ops=context.custom_ops, disabled_optimizers=LEFT_OUT)
+    gains = _gains(runner, feed, switches)
     where = {layer.name: place.get(layer.source, 0) for layer in layers}
     return {name: math.exp(float(np.interp(where.get(name, 0), at, gains))) for name in names}
 

@@ -91,11 +91,11 @@ def two_branches() -> Net:
     return net
 
 
-@pytest.mark.parametrize("left_out", [["NchwcTransformer"], calibrate._LEFT_OUT])
+@pytest.mark.parametrize("left_out", [["NchwcTransformer"], calibrate.LEFT_OUT])
 @pytest.mark.parametrize("skipped", ["b", "short"])
 def test_a_branch_that_is_fused_into_a_skipped_one(monkeypatch, skipped, left_out):
     """ONNX Runtime fuses Conv, Conv, Add, Relu although one Conv's result is to be fetched, and can't load that."""
-    monkeypatch.setattr(calibrate, "_LEFT_OUT", left_out)
+    monkeypatch.setattr(calibrate, "LEFT_OUT", left_out)
     net = two_branches()
     model = net.model(net.nodes[-1].output[0])
     done = quantize(model, skip=(skipped,))
