@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from baker.model.graph import is_op, label, shape_of
+from baker.model.marks import INVENTED, RENAMED
 from baker.passes.fuse._elementwise import step_of
 from baker.passes.fuse._rule import FLOATS, FuseRule, apart, substitute
 from baker.pipeline.pass_base import Change
@@ -46,9 +47,21 @@ class MatmulAdd(FuseRule):
         return apart(matmul, step.node)
 
     def apply(self, match: Match) -> Change:
-        """Puts a Gemm in the place of both."""
+        """Puts a Gemm in the place of both; it keeps the MatMul's name, by which users know the layer."""
         step, matmul = match.step, match.matmul
         name = label(step.node)
         matrices, product = list(matmul.inputs), label(matmul)
         gemm = substitute(step.node, "Gemm", [*matrices, step.constant])
+        _take_name(gemm, matmul)
         return Change(self.name, name, f"MatMul '{product}' and Add became Gemm '{label(gemm)}'")
+
+
+def _take_name(gemm: ir.Node, matmul: ir.Node) -> None:
+    """Names the Gemm after the MatMul, which is gone, where the model's author named that."""
+    if matmul.meta.get(INVENTED):
+        return
+    gemm.name = matmul.name
+    for mark in (INVENTED, RENAMED):
+        gemm.meta.pop(mark, None)
+        if mark in matmul.meta:
+            gemm.meta[mark] = matmul.meta[mark]

@@ -278,6 +278,13 @@ def test_a_matmul_and_a_row_become_a_gemm(c: tuple[int, ...]):
     assert ops(model) == ["Gemm"]
 
 
+def test_the_gemm_keeps_the_name_that_its_layer_is_known_by():
+    body = "[fc1] p = MatMul (x, w) [plus] q = Add (p, k) r = MatMul (q, w) [last] y = Add (r, k)"
+    model = from_text(graph(body, "float[N,4]", "float[A,B]"), {"w": seeded(4, 4), "k": seeded(4, seed=2)})
+    held(model, fuse("matmul-add"), {"x": seeded(3, 4)}, {"x": seeded(1, 4)})
+    assert [node.name for node in model.graph] == ["fc1", "last"]  # the second MatMul had none
+
+
 @pytest.mark.parametrize(
     ("x", "c", "why"),
     [
