@@ -152,7 +152,7 @@ class Maker:
             return np.asarray(rng.random(shape) < 0.5)
         if dtype.kind in "iu":
             drawn = _integers(rng, item, shape, dtype, wide)
-            return np.maximum(drawn, 1).astype(dtype) if plan.positive else drawn
+            return np.asarray(np.maximum(drawn, 1), dtype) if plan.positive else drawn
         return np.asarray(_floats(rng, shape, "uniform" if plan.positive else kind, self.bends)).astype(dtype)
 
 

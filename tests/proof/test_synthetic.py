@@ -172,6 +172,8 @@ def test_divisors_and_scales_are_found_where_zeros_and_negatives_do_not_run():
     divided = net("net (int64[N, 4] x, int64[4] d) => (int64[N, 4] y) { y = Div(x, d) }")
     feeds = synthetic_feeds(divided)
     assert len(feeds) == 8 and all((feed["d"] != 0).all() for feed in feeds)
+    scalar = net("net (int64[N, 4] x, int64 d) => (int64[N, 4] y) { y = Mod(x, d) }")
+    assert all(isinstance(feed["d"], np.ndarray) for feed in synthetic_feeds(scalar))
     resized = net("net (float[1, 1, 4, 4] x, float[4] s) => (float[A, B, C, D] y) { y = Resize(x, , s) }")
     assert all((feed["s"] > 0).all() for feed in synthetic_feeds(resized))
 
