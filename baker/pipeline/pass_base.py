@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
 import onnx_ir as ir
 
-from baker.model.graph import index_names, label
+from baker.model.graph import all_nodes, index_names, label
 from baker.proof.budget import DEFAULT_METRIC_BUDGET, Budget
 from baker.proof.numerics import Fidelity
 
@@ -154,6 +154,15 @@ class LossyPass(Pass):
         if any(fnmatchcase(name, glob) for glob in self.skip for name in names):
             return False
         return not self.only or any(fnmatchcase(name, glob) for glob in self.only for name in names)
+
+    def aimed_at_nothing(self, *models: ir.Model) -> list[str]:
+        """Returns the globs of ``only`` and ``skip`` that fit no name in any of the models: most likely misspelt."""
+        if not (self.only or self.skip):
+            return []
+        names = set[str]()
+        for node in (node for model in models for node in all_nodes(model)):
+            names.update((label(node), *(value.name for value in node.inputs if value is not None and value.name)))
+        return [glob for glob in (*self.only, *self.skip) if not any(fnmatchcase(name, glob) for name in names)]
 
     def effective_budget(self, context: PassContext) -> Budget | None:
         """Returns the pass's own budget, else the run's, else one per cent of the metric where there is one."""

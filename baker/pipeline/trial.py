@@ -13,7 +13,7 @@ from baker.model.graph import count_nodes, index_names
 from baker.model.save import saved_size
 from baker.pipeline.integrity import fingerprint, structural_fault
 from baker.pipeline.options import format_options
-from baker.pipeline.pass_base import Change, Declined, Pass, PassContext
+from baker.pipeline.pass_base import Change, Declined, LossyPass, Pass, PassContext
 from baker.pipeline.report import PassRecord, StatusWord
 from baker.proof.verifier import Verdict
 
@@ -60,6 +60,7 @@ class Trial:
             self.fault = str(error) if isinstance(error, BakerError) else f"raised {type(error).__name__}: {error}"
             return
         self._inspect(result)
+        self._check_aim(context)
 
     def _inspect(self, result: object) -> None:
         if not isinstance(result, ir.passes.PassResult) or not isinstance(result.model, ir.Model):
@@ -77,6 +78,15 @@ class Trial:
         if self.changed:
             self.fault = structural_fault(self.before, self.model)
         self.sound = self.fault is None
+
+    def _check_aim(self, context: PassContext) -> None:
+        """A layer may be known by the name that it had in the original."""
+        if not isinstance(self.pass_, LossyPass):
+            return
+        models = (self.before,) if context.reference is None else (self.before, context.reference)
+        for glob in self.pass_.aimed_at_nothing(*models):
+            note = f"no node or weight is called '{glob}'; check what 'only' and 'skip' name."
+            self.warnings = (*self.warnings, note)
 
     def record(self, seconds: float, *, kept: bool) -> PassRecord:
         """Writes down what happened; ``kept`` tells whether the result goes on."""

@@ -217,6 +217,20 @@ def test_a_silent_change_is_found_and_said() -> None:
     assert [change.what for change in report.passes[0].changes] == ["changed; the pass did not say what"]
 
 
+def test_an_aim_that_fits_no_name_is_told() -> None:
+    class Aimed(LossyPass):
+        """Changes nothing."""
+
+        name = "aimed"
+
+        def run(self, model: ir.Model, context: PassContext) -> PassResult:
+            return PassResult(model)
+
+    _, report = run(Aimed(only=("w",), skip=("/haed/*", "MatMul*")))
+    (warning,) = report.passes[0].warnings
+    assert "no node or weight is called '/haed/*'" in warning
+
+
 def test_verify_each_names_the_rewrite() -> None:
     class ByRule(Pass):
         """Calls the checkpoint as apply_rewrites does."""
