@@ -144,9 +144,9 @@ class Selection:
         self.survey.declined.append(Declined(layer.name, reason, rule))
 
     def _warning(self, choice: Choice[Plan]) -> str:
-        worst = max(choice.chosen, key=lambda made: made.error or 0.0)
+        worst, count = max(choice.chosen, key=lambda made: made.error or 0.0), len(choice.chosen)
         result = "" if choice.measured is None else f", and together they give {describe(choice.measured)}"
         return (
-            f"{len(choice.chosen)} trained layers were rounded to ternary weights, which loses much: relative "
-            f"weight error up to {worst.error:.3f} ('{worst.layer.name}'). The budget {self.budget} allows it{result}."
+            f"{count} trained {'layer was' if count == 1 else 'layers were'} rounded to ternary weights, which loses "
+            f"much: relative weight error up to {worst.error:.3f} ('{worst.layer.name}'). The budget {self.budget} allows it{result}."
         )
