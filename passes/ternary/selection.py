@@ -148,5 +148,6 @@ class Selection:
         result = "" if choice.measured is None else f", and together they give {describe(choice.measured)}"
         return (
             f"{count} trained {'layer was' if count == 1 else 'layers were'} rounded to ternary weights, which loses "
-            f"much: relative weight error up to {worst.error:.3f} ('{worst.layer.name}'). The budget {self.budget} allows it{result}."
+            f"much: relative weight error up to {worst.error:.3f} ('{worst.layer.name}'). "
+            f"The budget {self.budget} allows it{result}."
         )
