@@ -18,8 +18,9 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as _state
 
 from baker.errors import ModelError, UsageError
-from baker.model.graph import Array
+from baker.model.graph import Array, graphs
 from baker.model.lower import lower
+from baker.model.marks import DECLARED, INVENTED, is_lowered
 from baker.model.operators import BAKER_DOMAIN
 from baker.runtime.kernels import custom_ops_library
 
@@ -45,6 +46,7 @@ def session(
     model: Source,
     *,
     optimize: bool = True,
+    arena: bool = True,
     threads: int | None = None,
     custom_ops: str | os.PathLike[str] | None = None,
     config: Mapping[str, str] | None = None,
@@ -56,6 +58,7 @@ def session(
         model: a path, serialized bytes, a ModelProto, or an onnx_ir.Model, whose large weights are handed over as
             they are, without being serialized.
         optimize: False turns ONNX Runtime's own graph optimizer off.
+        arena: False gives memory back after each operator, for models that hold much at once: smaller and slower.
         threads: threads inside an operator; None leaves ONNX Runtime its default.
         custom_ops: one more custom-op library to register.
         config: session config entries.
@@ -73,6 +76,8 @@ def session(
     options = _quiet_options() if given is None else given
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if not arena:
+        options.enable_cpu_mem_arena = False
     if threads is not None:
         options.intra_op_num_threads = threads
     for key, value in (config or {}).items():
@@ -260,8 +265,20 @@ def _strip_and_serialize(model: ir.Model, hand_over: bool, what: str) -> _Packed
         value.const_value = ir.ExternalTensor(
             "memory", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(array.shape), name=name
         )
+    if is_lowered(model):
+        _forget_inferred(stripped)
     packed.content = ir.to_proto(stripped).SerializeToString()
     return packed
+
+
+def _forget_inferred(model: ir.Model) -> None:
+    """Takes off the types that `lower` and the passes inferred: `save` leaves them out, so nothing may rely on them."""
+    for graph in graphs(model):
+        for node in graph:
+            for value in node.outputs:
+                inner = graph is not model.graph and value.meta.get(INVENTED)
+                if DECLARED not in value.meta and (inner or not value.is_graph_output()):
+                    value.type = value.shape = None
 
 
 def _what(name: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Which layers int8 hurts most, measured one by one in a single session."""
+"""Which layers int8 hurts most, measured one by one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import onnx_ir as ir
 
 from baker.model.graph import Array, emit, index_names, set_initializer, shape_of, unique_name
 from baker.model.qparams import Affine, dequantize, quantize, weight_qparams
-from baker.passes.quantize.calibrate import LEFT_OUT
 from baker.passes.quantize.emit import Ranges, layer_weight_qparams, tensor_qparams
 from baker.passes.quantize.layers import Layer, find_layers
 from baker.passes.quantize.plan import make_plan
@@ -18,13 +17,15 @@ from baker.pipeline.pass_base import PassContext
 from baker.runtime.session import run, session
 
 _FEEDS = 2
+_SESSIONS = 2
+"""ONNX Runtime dequantizes all weights before the first layer runs; in parts, less is held at once."""
 
 
 def output_errors(model: ir.Model, names: Sequence[str], ranges: Ranges, context: PassContext) -> dict[str, float]:
     """Noise-to-signal ratio that int8 input, weight and (behind a Conv) output cause in each layer alone.
 
-    One copy of the model holds every layer twice, in float and quantized and fed the same float activations; what
-    leaves it are sums, so a sample costs two runs of the model and no memory to speak of. The signal is what varies:
+    A copy of the model holds layers twice, in float and quantized and fed the same float activations; what leaves it
+    are sums, so a sample costs about two runs of the model and no memory to speak of. The signal is what varies:
     a channel's mean over all samples is no part of it.
 
     Args:
@@ -32,13 +33,22 @@ def output_errors(model: ir.Model, names: Sequence[str], ranges: Ranges, context
         names: the layers.
         ranges: (lo, hi) by tensor name.
     """
+    half = -(-len(names) // _SESSIONS)
+    found: dict[str, float] = {}
+    for start in range(0, len(names), max(half, 1)):
+        found |= _errors_of(model, set(names[start : start + half]), ranges, context)
+    return found
+
+
+def _errors_of(model: ir.Model, names: set[str], ranges: Ranges, context: PassContext) -> dict[str, float]:
     probe = model.clone()
     index_names(probe)
-    layers = [layer for layer in find_layers(probe, lambda node: True)[0] if layer.name in set(names)]
+    layers = [layer for layer in find_layers(probe, lambda node: True)[0] if layer.name in names]
     qparams = tensor_qparams(make_plan(probe.graph, layers), ranges)
     outputs = [_probe(probe.graph, layer, qparams) for layer in layers]
     probe.graph.outputs[:] = [value for four in outputs for value in four]
-    runner = session(probe, threads=context.threads, custom_ops=context.custom_ops, disabled_optimizers=LEFT_OUT)
+    # With the optimizer on, every quantized weight would be held as float32, too.
+    runner = session(probe, optimize=False, arena=False, threads=context.threads, custom_ops=context.custom_ops)
     totals: list[Array] = [np.zeros((), np.float64)] * (4 * len(layers))
     for feed in itertools.islice(context.calibration, _FEEDS):
         totals = [total + found for total, found in zip(totals, run(runner, feed).values(), strict=True)]
@@ -71,11 +81,8 @@ def _probe(graph: ir.Graph, layer: Layer, qparams: dict[ir.Value, Affine]) -> li
     weight = layer_weight_qparams(layer, array, qparams[layer.source])
     inputs = list(node.inputs)
     inputs[layer.source_index] = _rounded(graph, node, layer.source, qparams[layer.source])
-    stored = (
-        quantize(array, weight),
-        weight.scale,
-        weight.zero_point,
-    )  # a second float copy would take four times that
+    # As integers: a second float copy would take four times that.
+    stored = (quantize(array, weight), weight.scale, weight.zero_point)
     given = [set_initializer(graph, "probe_weight", part) for part in stored]
     axis = {} if weight.axis is None else {"axis": weight.axis}
     inputs[layer.weight_index] = emit(node, "DequantizeLinear", given, axis).outputs[0]
