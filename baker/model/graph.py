@@ -197,11 +197,18 @@ def set_initializer(graph: ir.Graph, hint: str, array: Array | ir.TensorProtocol
     Not for the body of a local function: see `constant_before`.
     """
     name = unique_name(graph, hint)
-    tensor = ir.tensor(array, name=name)
+    tensor = _tensor(array, name)
     shape = ir.Shape(tensor.shape.numpy())
     value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
+
+
+def _tensor(array: Array | ir.TensorProtocol, name: str) -> ir.TensorProtocol:
+    """`ir.tensor`, without its test against a protocol class for plain arrays: that takes longer than all the rest."""
+    if isinstance(array, np.ndarray) and array.dtype.kind in "fiub":
+        return ir.Tensor(array, dtype=ir.DataType.from_numpy(array.dtype), name=name)
+    return ir.tensor(array, name=name)
 
 
 def constant_before(node: ir.Node, hint: str, array: Array | ir.TensorProtocol) -> ir.Value:

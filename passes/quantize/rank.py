@@ -17,6 +17,8 @@ from baker.pipeline.pass_base import PassContext
 from baker.runtime.session import run, session
 
 _FEEDS = 2
+_ENOUGH = 1 << 17
+"""Input values; one feed that holds as many (a picture) tells as much as several."""
 _SESSIONS = 2
 """ONNX Runtime dequantizes all weights before the first layer runs; in parts, less is held at once."""
 
@@ -50,14 +52,19 @@ def _errors_of(model: ir.Model, names: set[str], ranges: Ranges, context: PassCo
     # With the optimizer on, every quantized weight would be held as float32, too.
     runner = session(probe, optimize=False, arena=False, threads=context.threads, custom_ops=context.custom_ops)
     totals: list[Array] = [np.zeros((), np.float64)] * (4 * len(layers))
+    values = 0
     for feed in itertools.islice(context.calibration, _FEEDS):
         totals = [total + found for total, found in zip(totals, run(runner, feed).values(), strict=True)]
+        values += sum(np.size(array) for array in feed.values())
+        if values >= _ENOUGH:
+            break
     return {layer.name: _ratio(*totals[4 * i : 4 * i + 4]) for i, layer in enumerate(layers)}
 
 
 def _ratio(noise: Array, total: Array, squares: Array, elements: Array) -> float:
     count = float(elements) / total.size  # of values per channel
-    signal = float(np.maximum(squares - np.square(total, dtype=np.float64) / count, 0).sum())
+    mean = np.square(total, dtype=np.float64) / count if count > 1 else 0.0  # one value is no mean of many
+    signal = float(np.maximum(squares - mean, 0).sum())
     return float(noise) / max(signal, 1e-30)
 
 

@@ -18,7 +18,7 @@ from baker.pipeline.pass_base import PassContext
 from baker.proof.interface import Feed
 from baker.runtime.session import run, session
 
-_POINTS = 7
+_POINTS = 5
 """Places where noise is let in; each costs a run of the model."""
 
 _LEAST = 1e-20
