@@ -97,9 +97,11 @@ class Verifier:
 
     @property
     def floor(self) -> Budget | None:
-        """What a result is held to without a budget: None where the feeds are made up or no output is a float."""
+        """What a result is held to without a budget: None where the feeds are made up or no float can be compared."""
+        compared = set(self._recorder.names(self.reference))
         floating = any(
-            value.dtype is not None and value.dtype.is_floating_point() for value in self.reference.graph.outputs
+            value.name in compared and value.dtype is not None and value.dtype.is_floating_point()
+            for value in self.reference.graph.outputs
         )
         return FLOOR if floating and self.feeds and not self.made_up else None
 

@@ -56,6 +56,18 @@ class TestMadeUpFeeds:
         assert verifier.floor is not None and Verifier(steady, self.FEEDS, threads=1).floor is None
 
 
+def test_there_is_no_floor_where_nothing_can_be_compared():
+    text = """<ir_version: 9, opset_import: ["": 18]>
+    g (float[4,8] x) => (float[4,8] y) <float ratio = {0.5}, bool training = {1}> {
+      y = Dropout (x, ratio, training)
+    }"""
+    feeds = [{"x": seeded(4, 8, seed=seed)} for seed in range(3)]
+    verifier = Verifier(from_text(text), feeds, threads=1)
+    assert verifier.floor is None
+    assert verifier.verify(from_text(text), Fidelity.LOSSY).status == "inconclusive"
+    assert Verifier(linear(), feeds, threads=1).floor is not None
+
+
 def linear(scale: float = 1.0) -> ir.Model:
     """y = x W, (4, 8) to (4, 3), with W scaled."""
     text = '<ir_version: 9, opset_import: ["": 18]> g (float[4,8] x) => (float[4,3] y) { y = MatMul (x, w) }'
