@@ -1,6 +1,6 @@
 """What baking costs: time and peak memory of ``-p fuse,quantize`` with verification, against ONNX Runtime's own tools.
 
-    python benchmarks/bake_cost.py [--rounds 5] [--samples 16] [--model MODEL.onnx --input NAME]
+    python benchmarks/bake_cost.py [--rounds 5] [--samples 16] [--pipeline 'fuse,quantize{budget=sqnr=1dB}']
 
 Baker lowers, fuses, quantizes, verifies every pass on held-out samples and audits the result; ONNX Runtime runs
 ``quant_pre_process`` and ``quantize_static`` (U8S8 per-channel QDQ), which check nothing. Each run is a process of its
@@ -25,15 +25,15 @@ from report import interval, machine, markdown
 HERE = Path(__file__).parent
 
 
-def bake(model: Path, calib: Path, out: Path) -> None:
+def bake(model: Path, calib: Path, out: Path, pipeline: str) -> None:
     """Baker's whole job, through its Python interface."""
     import baker
 
-    baked = baker.bake(model, "fuse,quantize", calib=str(calib))
+    baked = baker.bake(model, pipeline, calib=str(calib))
     baker.save(baked.model, out)
 
 
-def onnxruntime_tools(model: Path, calib: Path, out: Path) -> None:
+def onnxruntime_tools(model: Path, calib: Path, out: Path, _: str) -> None:
     """ONNX Runtime's preprocessing and static quantization, set to the same format."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -62,9 +62,9 @@ def onnxruntime_tools(model: Path, calib: Path, out: Path) -> None:
 TOOLS = {"baker": bake, "onnxruntime": onnxruntime_tools}
 
 
-def child(tool: str, model: Path, calib: Path, out: Path) -> tuple[float, float]:
+def child(tool: str, model: Path, calib: Path, out: Path, pipeline: str) -> tuple[float, float]:
     """Runs one tool in a process of its own; returns seconds and peak MiB."""
-    command = [sys.executable, __file__, "--child", tool, str(model), str(calib), str(out)]
+    command = [sys.executable, __file__, "--child", tool, str(model), str(calib), str(out), pipeline]
     start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True)
     seconds = time.perf_counter() - start
@@ -94,31 +94,32 @@ def prepare(folder: Path, samples: int) -> Path:
     return path
 
 
-def measure(model: Path, folder: Path, rounds: int) -> dict[str, list[tuple[float, float]]]:
+def measure(model: Path, folder: Path, rounds: int, pipeline: str) -> dict[str, list[tuple[float, float]]]:
     """All rounds, both tools in random order in each."""
     order = random.Random(0)
     results: dict[str, list[tuple[float, float]]] = {tool: [] for tool in TOOLS}
     for _ in range(rounds):
         for tool in order.sample(list(TOOLS), k=len(TOOLS)):
-            results[tool].append(child(tool, model, folder / "calib", folder / f"{tool}.onnx"))
+            results[tool].append(child(tool, model, folder / "calib", folder / f"{tool}.onnx", pipeline))
     return results
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--child"]:
-        tool, model, calib, out = sys.argv[2:6]
-        TOOLS[tool](Path(model), Path(calib), Path(out))
+        tool, model, calib, out, pipeline = sys.argv[2:7]
+        TOOLS[tool](Path(model), Path(calib), Path(out), pipeline)
         print(peak_mib())
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--samples", type=int, default=16)
+    parser.add_argument("--pipeline", default="fuse,quantize", help="what baker runs")
     parser.add_argument("--json", action="store_true", help="print the raw measurements")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = prepare(folder, arguments.samples)
-        results = measure(model, folder, arguments.rounds)
+        results = measure(model, folder, arguments.rounds, arguments.pipeline)
         sizes = {tool: (folder / f"{tool}.onnx").stat().st_size / 2**20 for tool in TOOLS}
     if arguments.json:
         print(json.dumps(results))
