@@ -17,7 +17,6 @@ from baker.proof.interface import Feed as Feed
 from baker.proof.interface import check_feed, dims_of
 from baker.proof.sources import LazyFeeds, from_iterable, from_path
 from baker.proof.synthetic import CALIBRATION, EXERCISE, synthesize
-from baker.proof.synthetic import synthetic_feeds as synthetic_feeds
 
 Calibration: TypeAlias = str | os.PathLike[str] | Feed | Iterable[Feed] | None
 

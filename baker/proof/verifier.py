@@ -12,8 +12,7 @@ import onnx_ir as ir
 from baker.errors import InternalError, ModelError, UsageError
 from baker.proof.budget import DEFAULT_METRIC_BUDGET, Budget, Metric, score
 from baker.proof.feeds import Feeds
-from baker.proof.interface import Feed, required_inputs
-from baker.proof.interface import compare_interfaces as compare_interfaces
+from baker.proof.interface import Feed, compare_interfaces, required_inputs
 from baker.proof.judge import Comparison
 from baker.proof.lossy import (
     FAIL_DB,
