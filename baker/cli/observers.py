@@ -13,7 +13,7 @@ from baker.cli.shell import note
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from baker.cli.opt import Request
+    from baker.cli.request import Request
     from baker.pipeline.pass_base import Pass
     from baker.pipeline.report import PassRecord
 
