@@ -1,0 +1,76 @@
+"""Bakes many models and tells what did not pass: crashes, failed verdicts, and results that differ from the original.
+
+    python benchmarks/soak.py --suite node|pytorch|nnsmith|zoo|FOLDER [-p PIPELINE] [--only GLOB] [--json FILE]
+
+``node``: the node tests of the onnx package that ONNX Runtime passes with its optimizer off. ``pytorch``: onnx's models
+exported by PyTorch. ``nnsmith``: random models, where NNSmith is installed (see nnsmith_models.py). ``zoo``: the real
+models that the tests fetch. Ends with 1 where something crashed, failed, or came out wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from fnmatch import fnmatch
+from pathlib import Path
+
+from report import machine, markdown
+from soak_cases import cases
+from soak_workers import Job, Outcome, outcomes
+
+COLUMNS = ("pass", "inconclusive", "fail", "refused", "crash")
+
+
+def summary(suite: str, pipeline: str, found: Sequence[Outcome]) -> str:
+    """The counts as a table; what ONNX Runtime does not run is left out."""
+    models = [outcome for outcome in found if outcome.status != "no case"]
+    counts = Counter(outcome.status for outcome in models)
+    wrong = sum(bool(outcome.wrong) for outcome in models)
+    changed = sum(outcome.changes > 0 for outcome in models)
+    cells = [suite, pipeline, len(models), changed, *(counts[column] for column in COLUMNS), wrong]
+    header = ["suite", "pipeline", "models", "changed", *COLUMNS, "differ beyond rounding"]
+    return markdown(header, [[str(cell) for cell in cells]])
+
+
+def details(found: Sequence[Outcome]) -> str:
+    """Each one that did not pass, or passed and differs."""
+    lines = []
+    for outcome in sorted(found, key=lambda one: (COLUMNS + ("no case",)).index(one.status) * -1):
+        if outcome.status != "no case" and (outcome.status != "pass" or outcome.wrong):
+            lines.append(f"{outcome.status:12} {outcome.name}: {outcome.reason}")
+            if outcome.wrong:
+                lines.append(f"{'':12} DIFFERS: {outcome.wrong}")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suite", required=True, help="node, pytorch, nnsmith, zoo, or a folder of .onnx files")
+    parser.add_argument("-p", "--pipeline", default="fuse")
+    parser.add_argument("--only", default="*", help="names to run, a glob")
+    parser.add_argument("--count", type=int, default=200, help="how many models NNSmith makes")
+    parser.add_argument("--seed", type=int, default=0, help="seeds the inputs")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=120, help="the limit for one model")
+    parser.add_argument("--json", type=Path, help="a file for all outcomes")
+    arguments = parser.parse_args()
+    job = Job(arguments.pipeline, arguments.seed)
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+        chosen = (c for c in cases(arguments.suite, Path(folder), arguments.count) if fnmatch(c.name, arguments.only))
+        found = list(outcomes(chosen, job, workers=arguments.workers, seconds=arguments.seconds))
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(outcome) for outcome in found], indent=1), encoding="utf-8")
+    print(details(found))
+    print(f"\n{machine()}\n\n{summary(arguments.suite, arguments.pipeline, found)}")
+    if not found:
+        print("no models: nothing was proven")
+    bad = [one for one in found if one.status in ("fail", "crash", "refused") or one.wrong]
+    return 1 if bad or not found else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
