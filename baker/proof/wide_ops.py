@@ -89,17 +89,21 @@ def _pads(settings: dict[str, Any], sizes: Sequence[int], extent: Sequence[int],
 
 
 def _multiply(windows: Array, w: Array, group: int) -> Array:
-    """windows (N, C, *out, *kernel) times w (M, C/group, *kernel), a slab of the first output axis at a time."""
+    """windows (N, C, *out, *kernel) times w (M, C/group, *kernel), a slab of the first output axis at a time.
+
+    Columns are unrolled as (C/group * kernel, out), so that runs of the input are copied whole and the product has the
+    layout of y.
+    """
     batch, channels = windows.shape[:2]
     rank, filters = w.ndim - 2, w.shape[0]
     out, kernel = windows.shape[2 : 2 + rank], w.shape[2:]
-    matrix = w.reshape(group, filters // group, -1).transpose(0, 2, 1)  # (group, C/group * kernel, M/group)
+    matrix = w.reshape(group, filters // group, -1)
     y = np.empty((batch, group, filters // group, *out), windows.dtype)
     slab = max(1, COLUMN_BYTES // max(1, 8 * batch * channels * math.prod(out[1:]) * math.prod(kernel)))
     grouped = windows.reshape(batch, group, channels // group, *out, *kernel) if group > 1 else windows[:, None]
-    order = (0, 1, *range(3, 3 + rank), 2, *range(3 + rank, 3 + 2 * rank))
+    order = (0, 1, 2, *range(3 + rank, 3 + 2 * rank), *range(3, 3 + rank))
     for start in range(0, out[0], slab):
-        part = grouped[:, :, :, start : start + slab].transpose(order)  # (N, group, *out, C/group, *kernel)
-        product = part.reshape(batch, group, -1, matrix.shape[1]) @ matrix
-        y[:, :, :, start : start + slab] = product.swapaxes(2, 3).reshape(batch, group, -1, *part.shape[2 : 2 + rank])
+        part = grouped[:, :, :, start : start + slab].transpose(order)  # (N, group, C/group, *kernel, *out)
+        product = matrix @ part.reshape(batch, group, matrix.shape[2], -1)
+        y[:, :, :, start : start + slab] = product.reshape(batch, group, -1, *part.shape[3 + rank :])
     return y.reshape(batch, filters, *out)
