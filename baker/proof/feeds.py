@@ -49,7 +49,7 @@ class Feeds:
 
 
 def load_feeds(
-    calib: Calibration,
+    calib: Calibration | Feeds,
     model: ir.Model,
     *,
     seed: int = 0,
@@ -61,7 +61,7 @@ def load_feeds(
     Args:
         calib: a .npz (one feed: arrays by input name), a folder of them or of test_data_set_*, ``module:function``
             that yields dicts, ``synthetic``; a dict of arrays, or an iterable of them. None: nothing to calibrate
-            with; the test_data_set_* beside the model, else made-up feeds, are held out.
+            with; the test_data_set_* beside the model, else made-up feeds, are held out. `Feeds` are taken as they are.
         seed: seeds made-up feeds.
         model_path: the model's file, where it has one.
         custom_ops: a custom-op library that running the model takes.
@@ -73,6 +73,8 @@ def load_feeds(
         raise UsageError(f"the seed must be a whole number, 0 or more; found {seed!r}")
     if calib is None:
         return _without_data(model, seed, model_path, custom_ops)
+    if isinstance(calib, Feeds):
+        return calib
     if isinstance(calib, str) and calib == "synthetic":
         made = synthesize(model, SYNTHETIC_CALIBRATION, seed, kinds=CALIBRATION, custom_ops=custom_ops)
         if not made.feeds:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -62,6 +62,11 @@ def _declared(value: ir.Value) -> tuple[str, _Dims]:
     if not isinstance(declaration, Declaration):
         return _typed(value)
     return str(declaration.type), dims_of(declaration.shape)
+
+
+def signature(values: Iterable[ir.Value]) -> dict[str, str]:
+    """Returns type and dims of inputs or outputs in words, by name, as a file that `baker.save` writes has them."""
+    return {value.name or "": _show(*_declared(value)) for value in values}
 
 
 def dims_of(shape: ir.Shape | None) -> _Dims:
