@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from baker.cli.guard import launch
 from baker.cli.inspect import inspect
 from baker.cli.passes import passes
 from baker.cli.shell import EXITS
@@ -21,7 +22,7 @@ for command in (verify, inspect, passes):
 
 def main() -> None:
     """The console script."""
-    group(prog_name="baker")
+    launch(group, "baker")
 
 
 if __name__ == "__main__":

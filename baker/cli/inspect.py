@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from baker.cli.shell import MODEL, Command, width
+from baker.cli.limits import limit_options
+from baker.cli.shell import MODEL, Command, progress, width
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -19,12 +20,15 @@ if TYPE_CHECKING:
 @click.argument("model", type=MODEL)
 @click.option("--custom-ops", metavar="LIB", type=MODEL, help="Library of custom operators the model needs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@limit_options
 @click.option("-v", "--verbose", count=True, help="Name the kernel of every layer; -vv shows tracebacks.")
 def inspect(model: Path, custom_ops: Path | None, as_json: bool, verbose: int) -> None:
     """Show the size, interface, operators, weights, kernels and metadata of MODEL."""
     from baker.model.lower import lower, source_facts
 
-    facts = {"file": vars_of(source_facts(model))} | describe(lower(model)) | kernels(model, custom_ops)
+    with progress(True) as show:
+        show(f"reading {model}")
+        facts = {"file": vars_of(source_facts(model))} | describe(lower(model)) | kernels(model, custom_ops)
     if as_json:
         click.echo(json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False))
         return

@@ -26,7 +26,7 @@ class Progress:
 
     def before(self, pass_: Pass) -> None:
         """Names the pass."""
-        self.show(pass_.name)
+        self.show(f"pass '{pass_.name}'")
 
     def after(self, record: PassRecord, model: ir.Model) -> None:
         """Says that the run goes on; what came of the pass is in the table."""

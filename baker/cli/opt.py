@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from baker.cli.guard import launch
 from baker.cli.request import Paths, Request
 from baker.cli.shell import EXITS, MODEL, Command, note, progress, proof_options, verbosity_options, width
 from baker.errors import UsageError
@@ -135,7 +136,7 @@ def _print(request: Request, report: Report, paths: Paths, *, written: bool) -> 
 
 def main() -> None:
     """The console script."""
-    opt(prog_name="baker-opt")
+    launch(opt, "baker-opt")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,10 @@ from typing import Any, TypeVar
 
 import click
 
+from baker.cli.guard import prepare
+from baker.cli.limits import limit_options
 from baker.errors import BakerError, InternalError, ResourceError, UsageError, printable
+from baker.runtime import supervise
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,6 +36,7 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command; every exception ends here, but those that click itself knows."""
         try:
+            prepare(ctx.info_name or "baker", ctx.params)
             with _log_shown(ctx.params.get("verbose", 0) >= 2):
                 return super().invoke(ctx)
         except (click.exceptions.Exit, click.ClickException, click.Abort, BrokenPipeError):
@@ -114,15 +118,20 @@ def width(stream: Any = None) -> int:
 
 @contextmanager
 def progress(enabled: bool) -> Iterator[Callable[[str], None]]:
-    """Yields a function that shows what is going on; silent unless stderr is a terminal."""
+    """Yields a function that says what is going on: to the supervisor, and on a terminal to the user."""
     if not (enabled and sys.stderr.isatty()):
-        yield lambda text: None
+        yield supervise.stage
         return
     from rich.console import Console
     from rich.text import Text
 
     with Console(stderr=True).status("") as status:
-        yield lambda text: status.update(Text(printable(text)))
+
+        def show(text: str) -> None:
+            supervise.stage(text)
+            status.update(Text(printable(text)))
+
+        yield show
 
 
 def proof_options(command: F) -> F:
@@ -141,6 +150,7 @@ def proof_options(command: F) -> F:
                      help="Seeds synthetic inputs and passes."),
         click.option("--threads", type=click.IntRange(min=1), help="Threads of a session; default: ONNX Runtime's."),
     ]  # fmt: skip
+    command = limit_options(command)
     for option in reversed(options):
         command = option(command)
     return command

@@ -7,11 +7,51 @@ import errno
 import json
 import os
 import secrets
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from baker.errors import ResourceError, UsageError
+
+
+class Temporaries:
+    """The temporary files and folders there are, for whoever has to remove them should this process be killed.
+
+    Attributes:
+        listener: is told all paths whenever one is added or gone.
+    """
+
+    def __init__(self) -> None:
+        self.paths: dict[str, None] = {}
+        self.listener: Callable[[Collection[str]], None] = lambda paths: None
+
+    def add(self, path: str | os.PathLike[str]) -> None:
+        """A path is about to be made."""
+        self.paths[os.path.abspath(path)] = None
+        self.listener(self.paths)
+
+    def discard(self, path: str | os.PathLike[str]) -> None:
+        """A path is gone."""
+        self.paths.pop(os.path.abspath(path), None)
+        self.listener(self.paths)
+
+
+TEMPORARIES = Temporaries()
+"""Those of this process."""
+
+
+class ScratchFolder(tempfile.TemporaryDirectory[str]):
+    """A temporary folder, removed at the end of a with block, when nobody holds it any more, or by a supervisor."""
+
+    def __init__(self) -> None:
+        super().__init__(prefix="baker-")
+        TEMPORARIES.add(self.name)
+
+    def cleanup(self) -> None:
+        """Removes the folder and everything in it."""
+        super().cleanup()
+        TEMPORARIES.discard(self.name)
 
 
 def write_bytes_atomically(path: str | os.PathLike[str], data: bytes) -> None:
@@ -68,14 +108,16 @@ def publish(file: BinaryIO, temporary: Path, target: Path) -> None:
 @contextlib.contextmanager
 def _temporary(folder: Path, stem: str) -> Iterator[tuple[BinaryIO, Path]]:
     temporary = folder / f".{stem[:80]}.{secrets.token_hex(6)}.tmp"
-    # os.open rather than tempfile: the result has the permissions that the user's umask gives any new file.
-    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    TEMPORARIES.add(temporary)
     try:
+        # os.open rather than tempfile: the result has the permissions that the user's umask gives any new file.
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         with open(descriptor, "wb") as file:
             yield file, temporary
     finally:
-        with contextlib.suppress(FileNotFoundError):  # it was renamed
+        with contextlib.suppress(OSError):  # it was renamed, or never made
             os.unlink(temporary)
+        TEMPORARIES.discard(temporary)
 
 
 def _finish(file: BinaryIO) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from baker.errors import UsageError
+from baker.model.files import ScratchFolder
 from baker.proof.interface import Feed, check_feed, required_inputs
 
 IN_MEMORY_BYTES = 256 * 2**20
@@ -137,7 +137,7 @@ def from_iterable(model: ir.Model, source: Iterable[object], where: str) -> Lazy
         if size <= IN_MEMORY_BYTES or isinstance(source, Sequence) or not _storable(feed):
             items.append(feed)
             continue
-        spool = spool or tempfile.TemporaryDirectory(prefix="baker-feeds-")
+        spool = spool or ScratchFolder()
         items.append(_store(feed, Path(spool.name) / f"{index}.npz"))
     if not items:
         raise UsageError(f"{where} yields no feeds; at least one dict of arrays by input name is due.")

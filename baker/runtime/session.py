@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,12 +16,14 @@ import onnx_ir as ir
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as _state
 
-from baker.errors import ModelError, UsageError
+from baker.errors import BakerError, ModelError, ResourceError, UsageError
+from baker.model.files import ScratchFolder
 from baker.model.graph import Array, graphs
 from baker.model.lower import lower
 from baker.model.marks import DECLARED, INVENTED, is_lowered
 from baker.model.operators import BAKER_DOMAIN
 from baker.runtime.kernels import custom_ops_library
+from baker.runtime.supervise import running
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
 
@@ -37,6 +38,7 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
     *(kind for kind in vars(_state).values() if isinstance(kind, type) and issubclass(kind, Exception)),
     RuntimeError,
     ValueError,
+    MemoryError,
 )
 
 _registered: weakref.WeakKeyDictionary[ort.SessionOptions, set[str]] = weakref.WeakKeyDictionary()
@@ -67,6 +69,7 @@ def session(
 
     Raises:
         ModelError: ONNX Runtime can't load the model; the message holds its reason in one line.
+        ResourceError: there is not enough memory for it.
         SecurityError: the model's external data is somewhere it must not be.
         UsageError: a file is not there.
         BakerError: the model needs baker's custom-op library, which was not built.
@@ -99,9 +102,10 @@ def _create(packed: _Packed, options: ort.SessionOptions, ort_kwargs: dict[str, 
     if packed.names:
         options.add_external_initializers(packed.names, packed.values)
     try:
-        created = ort.InferenceSession(packed.content, options, **ort_kwargs)
+        with running(f"loading {packed.what} into ONNX Runtime"):
+            created = ort.InferenceSession(packed.content, options, **ort_kwargs)
     except ORT_ERRORS as error:
-        raise ModelError(f"ONNX Runtime can't load {packed.what}: {one_line(error)}") from error
+        raise _explained(error, f"ONNX Runtime can't load {packed.what}") from error
     # The session keeps its options, and with them pointers to the weights, for the case that it is created anew.
     created._baker_weights = packed.values
     return created
@@ -121,12 +125,14 @@ def run(
 
     Raises:
         ModelError: ONNX Runtime can't run the model on this feed; the message holds its reason in one line.
+        ResourceError: there is not enough memory for it.
     """
     names = [value.name for value in session.get_outputs()] if outputs is None else list(outputs)
     try:
-        return dict(zip(names, session.run(names, dict(feed)), strict=True))
+        with running("running the model"):
+            return dict(zip(names, session.run(names, dict(feed)), strict=True))
     except ORT_ERRORS as error:
-        raise ModelError(f"ONNX Runtime can't run the model: {one_line(error)}") from error
+        raise _explained(error, "ONNX Runtime can't run the model") from error
 
 
 def optimized_graph(
@@ -144,7 +150,7 @@ def optimized_graph(
         ModelError: ONNX Runtime can't load the model.
     """
     model = _resolved(model)
-    with tempfile.TemporaryDirectory(prefix="baker-") as folder:
+    with ScratchFolder() as folder:
         path = Path(folder) / "optimized.onnx"
         options = _quiet_options()
         options.optimized_model_filepath = str(path)
@@ -153,6 +159,17 @@ def optimized_graph(
         _register(options, model, custom_ops)
         _create(_pack(model, hand_over=True), options, {})
         return onnx.load(path, load_external_data=weights)
+
+
+# No memory, or a size beyond any.
+_EXHAUSTED = ("bad allocation", "bad_alloc", "Failed to allocate memory", "out of memory", "SafeInt", "length_error")
+
+
+def _explained(error: BaseException, what: str) -> BakerError:
+    """ONNX Runtime's exception as baker's: want of memory is no fault of the model's form."""
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _EXHAUSTED):
+        return ResourceError(f"{what}, for want of memory: {one_line(error) or 'out of memory'}")
+    return ModelError(f"{what}: {one_line(error)}")
 
 
 def one_line(error: BaseException) -> str:
