@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from baker.cli.request import Request
+    from baker.pipeline.limit import RewriteLimit
     from baker.pipeline.pass_base import Pass
     from baker.pipeline.report import PassRecord
 
@@ -98,6 +99,23 @@ class Timing:
 
 
 @dataclass
+class ListRewrites:
+    """Prints every rewrite with its number, as --bisect-limit counts them."""
+
+    rewrites: RewriteLimit
+    shown: int = 0
+
+    def before(self, pass_: Pass) -> None:
+        """Nothing is printed before."""
+
+    def after(self, record: PassRecord, model: ir.Model) -> None:
+        """Prints what was admitted since the last pass."""
+        for admitted in self.rewrites.admitted[self.shown :]:
+            note(str(admitted))
+        self.shown = len(self.rewrites.admitted)
+
+
+@dataclass
 class Watch:
     """All observers of a run."""
 
@@ -110,7 +128,7 @@ class Watch:
             self.timing.print()
 
 
-def observers(request: Request, show: Callable[[str], None]) -> Watch:
+def observers(request: Request, show: Callable[[str], None], rewrites: RewriteLimit | None = None) -> Watch:
     """The observers that the command line asks for. Timing comes first, so that it measures no other one's work."""
     timing = Timing() if request.timing else None
     chosen: list[Any] = [timing] if timing else []
@@ -119,4 +137,6 @@ def observers(request: Request, show: Callable[[str], None]) -> Watch:
         chosen.append(PrintAfter(request.print_after))
     if request.save_each is not None:
         chosen.append(SaveEach(request.save_each))
+    if rewrites is not None and request.verbose:
+        chosen.append(ListRewrites(rewrites))
     return Watch(chosen, timing)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from baker.cli.blame import print_blame
 from baker.cli.guard import launch
 from baker.cli.request import Paths, Request
 from baker.cli.shell import EXITS, MODEL, Command, note, progress, proof_options, verbosity_options, width
@@ -52,6 +53,8 @@ PIPELINE_HELP = (
 @click.option("--print-after", metavar="PASS", multiple=True, help="Print the graph after this pass, to stderr.")
 @click.option("--save-each", metavar="DIR", type=FOLDER, help="Save the model after every pass there.")
 @click.option("--timing", is_flag=True, help="Print where the time went, to stderr.")
+@click.option("--bisect", is_flag=True, help="Where something fails, name the first bad pass, rewrite and tensor.")
+@click.option("--bisect-limit", metavar="N", type=click.IntRange(min=0), help="Do the first N rewrites; -v lists them.")
 @click.option("--list-passes", is_flag=True, help="Name every pass that can be had, and end.")
 @click.option("--describe", metavar="PASS", help="Tell what a pass does and its options, and end.")
 @click.option("--load", metavar="FILE.py", multiple=True, type=MODEL, help="Also take the passes of this file.")
@@ -88,9 +91,10 @@ def run(request: Request, model: Path, registry: Registry) -> None:
     from baker.pipeline import bake  # brings ONNX Runtime, which a misspelt pass should not wait for
 
     with progress(not request.quiet) as show:
-        watch = observers(request, show)
+        rewrites = request.rewrites()
+        watch = observers(request, show, rewrites)
         show(f"reading {model}")
-        baked, report = bake.run(model, pipeline.items, request.settings(watch.all, registry))
+        baked, report = bake.run(model, pipeline.items, request.settings(watch.all, registry, rewrites))
         failures = report.failures()
         written = not failures or request.on_fail == "keep"
         if written:
@@ -101,6 +105,7 @@ def run(request: Request, model: Path, registry: Registry) -> None:
     watch.finish()
     for failure in failures:
         note(f"failed: {failure}")
+    print_blame(request, report)
     if failures:
         raise click.exceptions.Exit(1)
 

@@ -10,6 +10,7 @@ from baker.errors import UsageError
 
 if TYPE_CHECKING:
     from baker.pipeline.bake import Settings
+    from baker.pipeline.limit import RewriteLimit
     from baker.pipeline.registry import Registry
 
 
@@ -34,6 +35,8 @@ class Request:
     print_after: tuple[str, ...]
     save_each: Path | None
     timing: bool
+    bisect: bool
+    bisect_limit: int | None
     list_passes: bool
     describe: str | None
     load: tuple[Path, ...]
@@ -67,7 +70,13 @@ class Request:
                 raise UsageError(f"cannot write {path}: there is no folder {path.parent}. Make it first.")
         return Paths(out, report)
 
-    def settings(self, observers: list[Any], registry: Registry) -> Settings:
+    def rewrites(self) -> RewriteLimit | None:
+        """Counts the rewrites for --bisect, and limits them for --bisect-limit."""
+        from baker.pipeline.limit import RewriteLimit
+
+        return RewriteLimit(self.bisect_limit) if self.bisect or self.bisect_limit is not None else None
+
+    def settings(self, observers: list[Any], registry: Registry, rewrites: RewriteLimit | None = None) -> Settings:
         """What `baker.pipeline.bake.run` takes."""
         from baker.pipeline.bake import Settings
 
@@ -83,6 +92,8 @@ class Request:
             seed=self.seed,
             threads=self.threads,
             custom_ops=self.custom_ops,
+            bisect=self.bisect,
+            rewrites=rewrites,
             observers=observers,
             registry=registry,
         )

@@ -14,10 +14,12 @@ from baker.errors import GateError, UsageError
 from baker.model.lower import SourceFacts, lower, source_facts
 from baker.model.marks import NOTES
 from baker.model.operators import BAKER_DOMAIN
+from baker.pipeline.limit import RewriteLimit
 from baker.pipeline.manager import Observer, OnFail, PassManager
 from baker.pipeline.pass_base import PassContext
 from baker.pipeline.registry import Registry
 from baker.pipeline.report import BudgetRecord, Report, Requires, Verification
+from baker.pipeline.trace import Trace
 from baker.proof.budget import DEFAULT_METRIC_BUDGET, Budget, Metric, load_metric
 from baker.proof.feeds import Feeds, load_feeds
 from baker.proof.numerics import Fidelity
@@ -60,6 +62,9 @@ class Settings:
         seed: seeds synthetic feeds and every pass.
         threads: threads of each session; None is ONNX Runtime's choice.
         custom_ops: a library of custom operators that the model needs; loaded because the caller says so.
+        bisect: where something fails, find the first bad pass and rewrite; with ``verify=False``, too.
+        rewrites: counts the rewrites, and admits only so many.
+        trace: keeps what a reproducer of a failure takes.
     """
 
     calib: Any = None
@@ -73,6 +78,9 @@ class Settings:
     seed: int = 0
     threads: int | None = None
     custom_ops: str | Path | None = None
+    bisect: bool = False
+    rewrites: RewriteLimit | None = field(default=None, repr=False)
+    trace: Trace | None = field(default=None, repr=False)
     observers: Sequence[Observer] = field(default=(), repr=False)
     registry: Registry | None = field(default=None, repr=False)
 
@@ -125,6 +133,7 @@ def run(source: Any, pipeline: str | Sequence[Any], settings: Settings) -> tuple
         verify_each=settings.verify_each,
         observers=settings.observers,
         registry=settings.registry,
+        trace=settings.trace,
     )
     if settings.target not in get_args(Target):
         raise UsageError(f"target is one of {', '.join(get_args(Target))}; found {settings.target!r}")
@@ -144,7 +153,9 @@ def run(source: Any, pipeline: str | Sequence[Any], settings: Settings) -> tuple
         seed=settings.seed,
         threads=settings.threads,
         custom_ops=None if settings.custom_ops is None else str(settings.custom_ops),
+        rewrites=settings.rewrites,
     )
+    manager.bisect = verifier if settings.bisect else None
     model, report = manager.run(reference, context)
     _complete(report, model, facts, feeds, verifier, budget, settings)
     return model, report

@@ -13,13 +13,14 @@ from baker.errors import GateError, UsageError
 from baker.pipeline import text
 from baker.pipeline.foreign import wrap
 from baker.pipeline.integrity import freeze_tensors
-from baker.pipeline.pass_base import Change, LossyPass, Pass, PassContext
+from baker.pipeline.judging import Judge, State, gate
+from baker.pipeline.limit import RewriteLimit
+from baker.pipeline.pass_base import Change, Pass, PassContext
 from baker.pipeline.registry import Registry
 from baker.pipeline.report import BudgetRecord, PassRecord, Report, Verification
+from baker.pipeline.trace import Step, Trace
 from baker.pipeline.trial import Trial
-from baker.proof.budget import Budget
-from baker.proof.numerics import Fidelity
-from baker.proof.verifier import Verdict
+from baker.proof.verifier import Verifier
 
 OnFail = Literal["rollback", "stop", "keep"]
 
@@ -44,6 +45,9 @@ class PassManager:
         verify: judge every pass that changed something; False judges nothing and the report says so.
         verify_each: judge after every rewrite, too.
         observers: told before and after each pass.
+        trace: keeps what a reproducer of a failure takes.
+        bisect: judges, where the run fails, which pass and which of its rewrites is the first bad one: the report's
+            ``blame``. With ``verify=False`` it looks for one, too.
 
     Raises:
         PipelineError, UnknownPassError, OptionError: the text is wrong.
@@ -59,6 +63,8 @@ class PassManager:
         verify_each: bool = False,
         observers: Sequence[Observer] = (),
         registry: Registry | None = None,
+        trace: Trace | None = None,
+        bisect: Verifier | None = None,
     ) -> None:
         if on_fail not in get_args(OnFail):
             raise UsageError(f"on_fail is one of {', '.join(get_args(OnFail))}; found {on_fail!r}")
@@ -67,6 +73,8 @@ class PassManager:
         self.verify = verify
         self.verify_each = verify_each
         self.observers = tuple(observers)
+        self.trace = trace
+        self.bisect = bisect
 
     def run(self, model: ir.Model, context: PassContext | None = None) -> tuple[ir.Model, Report]:
         """Runs the pipeline on a copy of the model (tensors are shared, never written).
@@ -108,18 +116,6 @@ class _Undo(Exception):
 
 
 @dataclass
-class _State:
-    """Where the run stands; replaced as a whole when a group is undone."""
-
-    model: ir.Model
-    lossy: bool = False  # a lossy change was kept, so later exact passes are judged against the model before them
-    rounded: bool = False  # bits may have changed, so a later EXACT pass can only be held to the model before it
-    budget: Budget | None = None  # what the last lossy change was allowed to cost
-    verdict: Verdict | None = None  # the model as it is now, against the original
-    broken: bool = False  # a failed pass was kept: what comes after it is not to blame for what it did
-
-
-@dataclass
 class _Run:
     manager: PassManager
     source: ir.Model
@@ -132,7 +128,12 @@ class _Run:
         freeze_tensors(model)
         if self.context.reference is None:
             self.context = replace(self.context, reference=self.source)
-        self.state = _State(model)
+        if self.manager.bisect is not None and self.context.rewrites is None:
+            self.context = replace(self.context, rewrites=RewriteLimit())
+        self.state = State(model)
+        self.judge = Judge(self.context.verifier, self.context)
+        self.trace = self.manager.trace or Trace()
+        self.trace.every |= self.manager.bisect is not None
 
     def run(self) -> tuple[ir.Model, Report]:
         stopped = False
@@ -152,6 +153,11 @@ class _Run:
             verification=self.verification(),
             budget=self.held_to(),
         )
+        if self.manager.bisect is not None:
+            from baker.pipeline.bisect import find_blame  # rarely needed
+
+            judge = Judge(self.manager.bisect, self.context)
+            report.blame = find_blame(self.trace, self.state, judge, self.manager.pipeline)
         return model, report
 
     def verification(self) -> Verification:
@@ -164,7 +170,7 @@ class _Run:
             outputs=verdict.outputs,
             reason=verdict.reason,
             warnings=verdict.warnings,
-            gate=_gate(verdict, self.strict),
+            gate=gate(verdict, self.judge.strict),
         )
 
     def held_to(self) -> BudgetRecord | None:
@@ -202,6 +208,7 @@ class _Run:
         except _Undo:
             self.state = before
             self.records[first:] = [_undone(record) for record in self.records[first:]]
+            self.trace.excuse(first + 1)
             return False
         finally:
             self.groups -= 1
@@ -211,7 +218,8 @@ class _Run:
     def one(self, pass_: Pass) -> bool:
         for observer in self.manager.observers:
             observer.before(pass_)
-        record, self.state = self.transact(pass_)
+        with self.trace.watching(pass_, self.state):
+            record, self.state = self.transact(pass_)
         self.records.append(record)
         for observer in self.manager.observers:
             observer.after(record, self.state.model)
@@ -221,64 +229,40 @@ class _Run:
             raise _Stop
         return record.status in ("kept", "failed")
 
-    def transact(self, pass_: Pass) -> tuple[PassRecord, _State]:
+    def transact(self, pass_: Pass) -> tuple[PassRecord, State]:
         """Runs a pass on a copy, judges it, and decides which model goes on."""
         before, start = self.state, time.perf_counter()
-        trial = Trial(pass_, before.model)
-        trial.run(self.context_for(pass_))
+        trial, rewrites = Trial(pass_, before.model), self.context.rewrites
+        numbered = 0 if rewrites is None else len(rewrites.admitted)
+        if rewrites is not None and rewrites.exhausted:
+            trial.skip(f"not run: the {rewrites.limit} rewrites of --bisect-limit are used up")
+        else:
+            trial.run(self.context_for(pass_))
         if trial.fault is None and trial.changed and self.manager.verify:
-            trial.verdict = self.judge(pass_, trial.model)
-            trial.fault = _gate(trial.verdict, self.strict)
+            trial.verdict = self.judge.step(pass_, before, trial.model)
+            trial.fault = gate(trial.verdict, self.judge.strict)
         keep = trial.fault is None or (self.manager.on_fail == "keep" and trial.sound and not self.groups)
         record = trial.record(time.perf_counter() - start, kept=keep)
+        state = self.next_state(trial, keep)
+        step = Step(len(self.records) + 1, pass_, before, state, trial.model, trial.changed, trial.fault, trial.verdict)
+        step.rewrites = numbered
+        self.trace.add(step, in_try=self.groups > 0)
+        return record, state
+
+    def next_state(self, trial: Trial, keep: bool) -> State:
         if not keep:
-            return record, before
+            return self.state
         if not trial.changed:  # what is not saved, such as inferred shapes, may have been added
-            return record, replace(before, model=trial.model)
+            return replace(self.state, model=trial.model)
         freeze_tensors(trial.model)
-        lossy = pass_.fidelity is Fidelity.LOSSY
-        return record, _State(
-            model=trial.model,
-            lossy=before.lossy or lossy,
-            rounded=before.rounded or pass_.fidelity is not Fidelity.EXACT,
-            budget=self.budget_of(pass_) if lossy else before.budget,
-            verdict=trial.verdict if self.against_original(pass_, before) else None,
-            broken=before.broken or trial.fault is not None,
-        )
+        return self.judge.after(trial.pass_, self.state, trial.model, trial.verdict, failed=trial.fault is not None)
 
     # ---- judging ----
 
-    @property
-    def strict(self) -> bool:
-        return self.context.verifier is not None and self.context.verifier.strict
-
-    def judge(self, pass_: Pass, candidate: ir.Model) -> Verdict | None:
-        verifier = self.context.verifier
-        if verifier is None:
-            return None
-        if pass_.fidelity is Fidelity.LOSSY:
-            return verifier.verify(candidate, pass_.fidelity, budget=self.budget_of(pass_))
-        against = None if self.against_original(pass_, self.state) else self.state.model
-        return verifier.verify(candidate, pass_.fidelity, against=against)
-
-    def budget_of(self, pass_: Pass) -> Budget | None:
-        """A lossy pass's own budget comes before the run's."""
-        return pass_.effective_budget(self.context) if isinstance(pass_, LossyPass) else self.context.budget
-
-    @staticmethod
-    def against_original(pass_: Pass, state: _State) -> bool:
-        """Tells whether a pass is held to the original, or to the model that it was given."""
-        if pass_.fidelity is Fidelity.EXACT:
-            return not (state.rounded or state.broken)
-        return pass_.fidelity is Fidelity.LOSSY or not (state.lossy or state.broken)
-
     def judge_result(self) -> None:
         """Fills in the verdict of the result against the original where no pass's own verdict says it already."""
-        verifier = self.context.verifier
-        if verifier is None or not self.manager.verify or self.state.verdict is not None:
-            return
-        fidelity = Fidelity.LOSSY if self.state.lossy else Fidelity.ROUNDING
-        self.state.verdict = verifier.verify(self.state.model, fidelity, budget=self.state.budget)
+        if self.manager.verify and self.state.verdict is None:
+            self.state.verdict = self.judge.result(self.state)
 
     def context_for(self, pass_: Pass) -> PassContext:
         verifier = self.context.verifier
@@ -286,20 +270,11 @@ class _Run:
             return self.context
 
         def checkpoint(model: ir.Model, change: Change) -> None:
-            verdict = self.judge(pass_, model)
+            verdict = self.judge.step(pass_, self.state, model)
             if verdict is not None and verdict.status == "fail":
                 raise GateError(f"after rewrite '{change.rule}' at '{change.node}': {verdict.reason}")
 
         return replace(self.context, checkpoint=checkpoint)
-
-
-def _gate(verdict: Verdict | None, strict: bool) -> str | None:
-    """Returns why a verdict stops the pass, or None."""
-    if verdict is None or verdict.status == "pass":
-        return None
-    if verdict.status == "inconclusive" and verdict.runnable and not strict:
-        return None
-    return f"verdict {verdict.status}: {verdict.reason}"
 
 
 def _undone(record: PassRecord) -> PassRecord:

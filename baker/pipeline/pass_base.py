@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
@@ -14,6 +15,7 @@ from baker.proof.budget import DEFAULT_METRIC_BUDGET, Budget
 from baker.proof.numerics import Fidelity
 
 if TYPE_CHECKING:
+    from baker.pipeline.limit import RewriteLimit
     from baker.proof.feeds import Feed
     from baker.proof.verifier import Verifier
 
@@ -56,6 +58,7 @@ class PassContext:
         threads: threads for sessions; None is ONNX Runtime's own choice.
         custom_ops: a custom-op library that running the model takes, if the user named one.
         checkpoint: called by `apply_rewrites` after each rewrite (--verify-each).
+        rewrites: counts and limits rewrites (--bisect, --bisect-limit); None admits all.
     """
 
     reference: ir.Model | None = None
@@ -67,6 +70,31 @@ class PassContext:
     threads: int | None = None
     custom_ops: str | None = None
     checkpoint: Callable[[ir.Model, Change], None] | None = field(default=None, compare=False)
+    rewrites: RewriteLimit | None = field(default=None, compare=False)
+
+    def admits(self, rule: str, node: str) -> bool:
+        """Asks whether a pass may make one more change, so that --bisect can tell which one is wrong.
+
+        `apply_rewrites` asks for its rules. A pass that edits the graph itself asks before each change; where the
+        answer is False it leaves this and all later ones alone, and finishes as if there were nothing more to do.
+        """
+        return self.rewrites is None or self.rewrites.admits(rule, node)
+
+    @contextmanager
+    def looking(self, rule: str, node: ir.Node) -> Iterator[None]:
+        """Around one rule tried at one node: where both raise, --bisect can name them."""
+        if self.rewrites is not None:
+            self.rewrites.looking_at = rule, label(node)
+        yield
+        if self.rewrites is not None:
+            self.rewrites.looking_at = None  # not in a finally: what raised stays named
+
+    def did(self, model: ir.Model, change: Change) -> None:
+        """Tells of a change that is complete, so that it can be judged by itself (--verify-each)."""
+        if self.rewrites is not None:
+            self.rewrites.did(change)
+        if self.checkpoint is not None:
+            self.checkpoint(model, change)
 
 
 class PassResult(ir.passes.PassResult):

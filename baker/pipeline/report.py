@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from baker.model.lower import SourceFacts
     from baker.model.save import SavedFacts
+    from baker.pipeline.bisect import Blame
     from baker.pipeline.pass_base import Change, Declined
     from baker.proof.numerics import OutputError
     from baker.proof.verdict import Measurement
@@ -122,12 +123,15 @@ class Report:
     requires: Requires | None = None
     kernels: KernelAudit | None = None
     environment: dict[str, str] = field(default_factory=lambda: environment())
+    blame: Blame | None = None  # only where --bisect found something
 
     def failures(self) -> list[str]:
         """Why the run failed, one line each; empty when every gate held."""
         lines = [f"{record.name}: {record.error}" for record in self.passes if record.error and not record.excused]
         if self.verification.gate is not None:
             lines.append(f"result: {self.verification.gate}")
+        if not lines and self.blame is not None and not self.blame.excused:  # nothing else was verified
+            lines.append(f"{self.blame.name}: {self.blame.fault}")
         return lines
 
     def warnings(self) -> list[str]:
@@ -138,7 +142,10 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """The report as plain dicts, lists, strings and finite numbers."""
         head = {"schema": SCHEMA, "baker": self.environment.get("baker-opt", "unknown")}
-        return head | {f.name: plain(getattr(self, f.name)) for f in fields(self)}
+        found = {f.name: plain(getattr(self, f.name)) for f in fields(self)}
+        if self.blame is None:
+            del found["blame"]
+        return head | found
 
     def to_json(self) -> str:
         """Strict JSON (no NaN, no Infinity), keys in the order of the schema."""

@@ -112,7 +112,8 @@ class _Sweep:
             for node in list(graph):
                 for rule in self.rules.get((standard_domain(node.domain), node.op_type), ()):
                     if node.graph is graph:  # else an earlier rewrite consumed it
-                        self.rewrite(rule, node)
+                        with self.context.looking(rule.name, node):
+                            self.rewrite(rule, node)
 
     def rewrite(self, rule: Rewrite, node: ir.Node) -> None:
         try:
@@ -122,8 +123,7 @@ class _Sweep:
             match, reason = None, str(error)
         if reason is not None:
             self.declined[Declined(label(node), reason, rule.name)] = None
-        if match is None or reason is not None:
+        if match is None or reason is not None or not self.context.admits(rule.name, label(node)):
             return
         self.changes.append(rule.apply(match))
-        if self.context.checkpoint is not None:
-            self.context.checkpoint(self.model, self.changes[-1])
+        self.context.did(self.model, self.changes[-1])

@@ -50,6 +50,8 @@ class Trial:
         """
         self.model = self.before.clone()
         index_names(self.model)
+        if context.rewrites is not None:
+            context.rewrites.begin(self.pass_.name)
         try:
             result = self.pass_.run(self.model, context)
         except (UsageError, SecurityError, ResourceError):
@@ -58,9 +60,15 @@ class Trial:
             _log.debug("pass '%s' raised", self.pass_.name, exc_info=error)
             self.changed = True
             self.fault = str(error) if isinstance(error, BakerError) else f"raised {type(error).__name__}: {error}"
-            return
-        self._inspect(result)
-        self._check_aim(context)
+        else:
+            self._inspect(result)
+            self._check_aim(context)
+        if context.rewrites is not None and self.changed:
+            context.rewrites.end(self.changes)
+
+    def skip(self, reason: str) -> None:
+        """The pass is not run at all, and says why."""
+        self.model, self.warnings, self.sound = self.before, (reason,), True
 
     def _inspect(self, result: object) -> None:
         if not isinstance(result, ir.passes.PassResult) or not isinstance(result.model, ir.Model):
