@@ -85,6 +85,6 @@ class GoldenItem(pytest.Item):
             return str(excinfo.value)
         return super().repr_failure(excinfo, style)
 
-    def reportinfo(self) -> tuple[Path, None, str]:
-        """Where the recipe stands."""
-        return self.path, None, f"golden {self.name}"
+    def reportinfo(self) -> tuple[Path, int, str]:
+        """Where the recipe stands; a warning needs a line, so it is the first."""
+        return self.path, 0, f"golden {self.name}"

@@ -50,7 +50,7 @@ def freeze(feeds: Feeds, *, limit: int = DEFAULT_LIMIT) -> bytes:
 
 def _plain(name: str, value: object) -> Array:
     """An array of a type that a .npy file can hold without pickling."""
-    if not isinstance(value, np.ndarray):
+    if not isinstance(value, (np.ndarray, np.generic)):
         raise UsageError(f"input '{name}' is a {type(value).__name__}; only tensors can be frozen.")
     if value.dtype.kind == "O":
         return np.array([_text(item) for item in value.ravel()], np.str_).reshape(value.shape)

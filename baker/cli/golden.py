@@ -1,0 +1,137 @@
+"""baker golden: what a pipeline makes of a model, recorded, and checked later."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from baker.cli.limits import Size, limit_options
+from baker.cli.shell import MODEL, Command, note, progress, proof_options, verbosity_options
+
+if TYPE_CHECKING:
+    from baker.pipeline.golden import Check
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@click.group(short_help="Record what a pipeline makes of a model; check it later.")
+def golden() -> None:
+    """Keep what a pipeline makes of a model in a folder, and see later whether it still does.
+
+    \b
+    baker golden record goldens/net net.onnx -p fuse,quantize --calib samples/
+    baker golden check goldens/net
+    pytest goldens/                       # each recipe of each folder is a test
+
+    Checking a folder runs the plugin files and the metric that it names: check only folders whose code you would run.
+    """
+
+
+@golden.command(cls=Command)
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.argument("model", type=MODEL)
+@click.option("-p", "--pipeline", required=True, help="Passes in order, as for baker-opt.")
+@click.option("--name", metavar="NAME", help="Of the recipe; default: made of the pipeline.")
+@proof_options
+@click.option("--load", metavar="FILE.py", multiple=True, type=MODEL, help="Also take the passes of this file; stored.")
+@click.option("--link", is_flag=True, help="Leave the model where it is; from 64 MiB on that is always so.")
+@click.option("--limit-feeds", metavar="SIZE", type=Size(), default="64MiB", show_default=True,
+              help="How much of feeds may be stored.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a summary.")
+@verbosity_options
+def record(folder: Path, as_json: bool, quiet: bool, verbose: int, **options: Any) -> None:
+    """Bake MODEL and keep in DIR what it takes to do so again, and what came out.
+
+    DIR is new, empty, or holds goldens of the same model. The feeds are stored, so that no check depends on data
+    somewhere else. Models run on one thread unless told otherwise. A pipeline that fails is not recorded.
+    """
+    from baker.pipeline.golden_record import Order, record
+    from baker.pipeline.report import plain
+
+    threads = options.pop("threads") or 1
+    with progress(not quiet) as show:
+        show(f"recording {options['pipeline']}")
+        done = record(folder, Order(**options, threads=threads))
+    if as_json:
+        content = {"name": done.name, "model": plain(done.model), "recipe": plain(done.recipe)}
+        click.echo(json.dumps({**content, "expected": plain(done.expected)}, indent=2, allow_nan=False))
+    elif not quiet:
+        expected = done.expected
+        click.echo(f"recorded  {done.name}  ({done.recipe.pipeline}) in {folder}")
+        click.echo(f"  {expected.nodes} nodes, {expected.bytes:,} bytes, verdict {expected.verdict} on "
+                   f"{expected.samples} samples, {done.recipe.feeds.source}")  # fmt: skip
+        if done.model.linked:
+            click.echo(f"  the model stays at {done.model.path}, relative to the folder")
+    for warning in () if quiet else done.warnings:
+        note(f"warning: {warning}")
+
+
+@golden.command(cls=Command)
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.option("--only", metavar="NAME", multiple=True, help="Check this recipe; default: all.")
+@click.option("--update", is_flag=True, help="Take what came out as what is expected from now on.")
+@click.option("--custom-ops", metavar="LIB", type=MODEL, help="Library of custom operators that the model needs; never "
+              "loaded because a folder names it.")  # fmt: skip
+@limit_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@verbosity_options
+def check(
+    folder: Path, only: tuple[str, ...], update: bool, custom_ops: Path | None, as_json: bool, quiet: bool, verbose: int
+) -> None:
+    """Bake the model in DIR again, by every recipe, and compare with what was recorded.
+
+    Ends with 0 where nothing is worse, else with 1. By how much a figure may be worse stands in DIR/golden.json, under
+    slack; what is better is told and never fails. A recipe that cannot be run ends with the exit code of its error.
+    """
+    from baker.pipeline.golden_text import check_json, check_text
+
+    checks, updated = [], []
+    with progress(not quiet) as show:
+        for name, one in _checks(folder, only, custom_ops, show):
+            if update and _update(folder, one):
+                updated.append(name)
+            checks.append(one)
+            if not (quiet or as_json):
+                click.echo(check_text(one) + ("\n  updated" if name in updated else ""))
+    if as_json:
+        rows = [check_json(one) | {"updated": one.name in updated} for one in checks]
+        click.echo(json.dumps({"recipes": rows}, indent=2, ensure_ascii=False, allow_nan=False))
+    _finish(folder, [one for one in checks if one.name not in updated], quiet=quiet)
+
+
+def _checks(folder: Path, only: tuple[str, ...], custom_ops: Path | None, show: Any) -> Any:
+    from baker.errors import UsageError, suggest
+    from baker.pipeline.golden import check
+    from baker.pipeline.golden_folder import read_manifest
+
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder '{folder}'. 'baker golden record' makes one.")
+    manifest = read_manifest(folder)
+    for name in only:
+        if name not in manifest.recipes:
+            raise UsageError(f"--only {name}: no such recipe in '{folder}'.{suggest(name, manifest.recipes)}")
+    for name in only or manifest.recipes:
+        show(f"checking {name}")
+        yield name, check(folder, manifest, name, custom_ops)
+
+
+def _update(folder: Path, check: Check) -> bool:
+    """Writes what came out, where it is not what was expected and may be recorded at all."""
+    from baker.pipeline.golden_record import write_expected
+
+    if check.run is None or check.run.failures or not (check.differences or check.versions):
+        return False
+    write_expected(folder, check.name, check.run.accepted())
+    return True
+
+
+def _finish(folder: Path, checks: list[Check], *, quiet: bool) -> None:
+    worse = [check for check in checks if check.exit_code]
+    if not quiet and not worse and any(check.outcome == "better" for check in checks):
+        note(f"some figures are better than recorded; 'baker golden check {folder} --update' keeps them")
+    if worse:
+        note(f"failed: {len(worse)} of the recipes in {folder}: {', '.join(check.name for check in worse)}")
+        raise click.exceptions.Exit(max(check.exit_code for check in worse))
