@@ -102,6 +102,14 @@ def is_constant(value: ir.Value | None) -> TypeGuard[ir.Value]:
     return is_op(node, "Constant") and not has_reference_attribute(node) and "sparse_value" not in node.attributes
 
 
+def overridable(*values: ir.Value | None) -> str | None:
+    """Says which of the values is an initializer and an input, too, so that nothing can rely on its number; or None."""
+    for value in values:
+        if value is not None and value.is_graph_input() and value.is_initializer():
+            return f"'{value.name}' is no constant: a graph input of the same name can override it. Remove that input"
+    return None
+
+
 def sole_reader(value: ir.Value) -> ir.Node | None:
     """Returns the only node that reads the value, or None when others do or the graph outputs it."""
     readers = {node for node, _ in value.uses()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from baker.model.graph import Array, attribute, constant_value, has_reference_attribute, is_constant
+from baker.model.graph import Array, attribute, constant_value, has_reference_attribute, is_constant, overridable
 from baker.passes.fuse._linear import Affine
 from baker.passes.fuse._rule import FLOATS
 
@@ -22,7 +22,7 @@ def inference_fault(node: ir.Node) -> str | None:
     if not attribute(node, "spatial", 1):
         return "BatchNormalization is not per channel (spatial=0)"
     if not all(is_constant(value) for value in node.inputs[1:5]):
-        return "a parameter of BatchNormalization is not constant"
+        return overridable(*node.inputs[1:5]) or "a parameter of BatchNormalization is not constant"
     return None
 
 

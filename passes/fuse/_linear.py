@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from baker.model.graph import Array, attribute, constant_value, is_constant, is_op, shape_of
+from baker.model.graph import Array, attribute, constant_value, is_constant, is_op, overridable, shape_of
 from baker.passes.fuse._rule import FLOATS, growth, renew
 
 CONVS = ("Conv", "ConvTranspose")
@@ -48,11 +48,11 @@ def fault(node: ir.Node) -> str | None:
     """Why a linear node's weight and bias can't be folded into, or None."""
     weight, bias = node.inputs[1], bias_of(node)
     if not is_constant(weight):
-        return f"the weight of {node.op_type} is not constant"
+        return overridable(weight) or f"the weight of {node.op_type} is not constant"
     if weight.dtype not in FLOATS:
         return f"the weight is {weight.dtype}, not a float type"
     if bias is not None and not is_constant(bias):
-        return f"the bias of {node.op_type} is not constant"
+        return overridable(bias) or f"the bias of {node.op_type} is not constant"
     if bias is not None and bias.dtype != weight.dtype:
         return f"the bias is {bias.dtype}, the weight {weight.dtype}"
     rank = len(shape_of(weight) or ())

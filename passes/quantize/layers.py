@@ -19,6 +19,7 @@ from baker.model.graph import (
     is_constant,
     is_op,
     label,
+    overridable,
     shape_of,
     sole_reader,
 )
@@ -143,7 +144,10 @@ def _unfit(node: ir.Node) -> str | None:
         producers = [value.producer() for value in node.inputs[:2] if value is not None]
         if any(is_op(producer, "DequantizeLinear") for producer in producers):
             return "is quantized already"
-        return "both operands are computed while the model runs; there is no weight to quantize"
+        return (
+            overridable(*node.inputs[:2])
+            or "both operands are computed while the model runs; there is no weight to quantize"
+        )
     if len(weights) == 2:
         return "both operands are constant; run 'fold' first"
     array = _array(weights[0])
@@ -165,7 +169,7 @@ def _conv(node: ir.Node) -> Layer | str:
     given = node.inputs[2] if len(node.inputs) > 2 else None
     bias = constant_value(given)
     if given is not None and bias is None:
-        return f"bias '{given.name}' is computed while the model runs"
+        return overridable(given) or f"bias '{given.name}' is computed while the model runs"
     result = _behind(node.outputs[0])
     return Layer(node, source, 0, weight, 1, shape, 0, result, bias)
 
@@ -181,7 +185,9 @@ def _gemm(node: ir.Node) -> Layer | str:
     if given is not None:
         bias = _per_channel(constant_value(given), shape[axis], 2)
         if bias is None:
-            return f"C '{given.name}' {shape_of(given) or ''} is no bias of one constant a channel"
+            return (
+                overridable(given) or f"C '{given.name}' {shape_of(given) or ''} is no bias of one constant a channel"
+            )
         bias = (bias * np.float32(attribute(node, "beta", 1.0))).astype(np.float32)
     alpha = float(attribute(node, "alpha", 1.0))
     return Layer(node, source, 0, weight, 1, shape, axis, _behind(node.outputs[0]), bias, alpha=alpha)

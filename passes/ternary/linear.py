@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from baker.model.graph import Array, attribute, has_reference_attribute, is_op, shape_of, sole_reader
+from baker.model.graph import Array, attribute, has_reference_attribute, is_op, overridable, shape_of, sole_reader
 from baker.passes.ternary.subgraph import Evaluator
 
 MAX_DEPTH = 1 << 19
@@ -81,7 +81,11 @@ def _of_matmul(node: ir.Node, evaluator: Evaluator) -> Linear | str | None:
     if left is None or right is None:
         return None
     if not evaluator.is_constant(right):
-        return "its weight is the left operand; only x @ W is converted" if evaluator.is_constant(left) else None
+        return (
+            "its weight is the left operand; only x @ W is converted"
+            if evaluator.is_constant(left)
+            else overridable(right)
+        )
     if evaluator.is_constant(left):
         return None  # all constant: for `fold`
     unfit = _unfit(node, left, right)
@@ -90,8 +94,10 @@ def _of_matmul(node: ir.Node, evaluator: Evaluator) -> Linear | str | None:
 
 def _of_gemm(node: ir.Node, evaluator: Evaluator) -> Linear | str | None:
     left, right = node.inputs[0], node.inputs[1]
-    if left is None or right is None or evaluator.is_constant(left) or not evaluator.is_constant(right):
+    if left is None or right is None or evaluator.is_constant(left):
         return None
+    if not evaluator.is_constant(right):
+        return overridable(right)
     if has_reference_attribute(node):
         return "an attribute is a parameter of the enclosing function"
     if attribute(node, "transA", 0):
