@@ -13,6 +13,7 @@ import onnxruntime as ort
 from baker.errors import UsageError
 from baker.model.graph import Array
 from baker.proof.budget import Budget, Metric, score
+from baker.proof.fakes.behaviour import Watch
 from baker.proof.levels import MORE_SAMPLES, QUIET_DB, SAMPLES, first_wrong_layer, grown_error
 from baker.proof.numerics import Meter, OutputError, is_float, moves
 from baker.proof.recorder import Outputs, Recorder, Recording, run_all
@@ -60,20 +61,23 @@ class Trial:
 
 
 def try_out(
-    runner: ort.InferenceSession, recording: Recording, names: list[str], background: Sequence[Outputs] = ()
+    runner: ort.InferenceSession, recording: Recording, watch: Watch, background: Sequence[Outputs] = ()
 ) -> Trial:
     """Runs a candidate on every sample of a recording.
 
     Args:
+        watch: is shown the outputs, and knows which are compared.
         background: more of the reference's outputs: what it usually gives, which is no signal, shows over these, too.
     """
-    meters = {name: Meter(recording.column(name), [outputs[name] for outputs in background]) for name in names}
+    meters = {name: Meter(recording.column(name), [outputs[name] for outputs in background]) for name in watch.names}
     first: list[Outputs] = []
     for index, outputs in enumerate(run_all(runner, recording.feeds)):
         for name, meter in meters.items():
             meter.add(index, outputs[name])
+        watch.take(index, outputs)
         if index < SAMPLES:
             first.append(outputs)
+    watch.react(runner, dict)
     return Trial(recording, {name: meter.result() for name, meter in meters.items()}, first, background)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -12,6 +12,7 @@ import onnxruntime as ort
 
 from baker.errors import ModelError
 from baker.model.graph import Array
+from baker.proof.fakes.probes import Reaction, reactions
 from baker.proof.interface import Feed, foreign_ops
 from baker.proof.numerics import as_array
 from baker.proof.tails import probed, unprobed
@@ -42,11 +43,13 @@ class Recording:
         feeds: the feeds, in order.
         outputs: the outputs for each feed; with the optimizer off also what `probed` looks at.
         seconds: how long one run takes.
+        reactions: what it computes for changed copies of the first feed, beside the samples.
     """
 
     feeds: Sequence[Feed]
     outputs: Sequence[Outputs]
     seconds: float
+    reactions: Sequence[Reaction] = ()
 
     def column(self, name: str) -> list[Array]:
         """One output, for every feed."""
@@ -54,7 +57,7 @@ class Recording:
 
     def first(self, samples: int) -> Recording:
         """The recording of the first samples."""
-        return Recording(self.feeds[:samples], self.outputs[:samples], self.seconds)
+        return replace(self, feeds=self.feeds[:samples], outputs=self.outputs[:samples])
 
 
 class Recorder:
@@ -172,7 +175,10 @@ class Recorder:
                     break
         except ModelError as error:
             raise NotRunnable(f"the original can't be run on input {len(outputs)}: {error}") from error
-        return Recording(feeds[: len(outputs)], outputs, (time.perf_counter() - start) / max(1, len(outputs)))
+        seconds = (time.perf_counter() - start) / max(1, len(outputs))
+        compared = feeds is self.feeds or feeds is self._probes
+        reacted = reactions(model, feeds, runner, seconds, probe.outputs) if compared else ()
+        return Recording(feeds[: len(outputs)], outputs, seconds, reacted)
 
     # ---- what is compared ----
 
@@ -206,6 +212,6 @@ def run_all(runner: ort.InferenceSession, feeds: Sequence[Feed]) -> Iterator[Out
 def _shuffled(feed: Feed) -> Feed:
     rng = np.random.default_rng(0)
     return {
-        name: rng.permutation(array.ravel()).reshape(array.shape) if isinstance(array, np.ndarray) else array
+        name: array.ravel()[rng.permutation(array.size)].reshape(array.shape) if isinstance(array, np.ndarray) else array
         for name, array in feed.items()
     }

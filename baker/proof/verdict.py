@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from baker.proof.budget import BudgetKind
 from baker.proof.numerics import OutputError
 
 Status = Literal["pass", "fail", "inconclusive"]
+Severity = Literal["fail", "warning", "note"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,30 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """One sign that a candidate only looks like an optimization: see `baker.proof.fakes`.
+
+    Attributes:
+        kind: in kebab case, such as ``constant-output``.
+        where: the output, input, layers or weights that it is about.
+        what: what was found, against what was due, and what to do about it.
+        severity: ``fail`` fails the verdict; a ``warning`` is heard; a ``note`` is for the record.
+    """
+
+    kind: str
+    where: str
+    what: str
+    severity: Severity = "fail"
+
+    @property
+    def fatal(self) -> bool:
+        return self.severity == "fail"
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.where} {self.what}"
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Whether a candidate may stand in for the reference.
 
@@ -44,6 +69,7 @@ class Verdict:
         warnings: what the user must hear although nothing failed.
         runnable: False where the reference could not be run at all.
         measurement: the budget as measured, where one was set.
+        findings: signs of a fake optimization; one that is fatal fails the verdict.
     """
 
     status: Status
@@ -53,3 +79,12 @@ class Verdict:
     warnings: tuple[str, ...] = ()
     runnable: bool = True
     measurement: Measurement | None = None
+    findings: tuple[Finding, ...] = ()
+
+    def with_findings(self, findings: Iterable[Finding]) -> Verdict:
+        """The verdict with more findings: a fatal one fails it, a warning is heard."""
+        found = tuple(findings)
+        warnings = (*self.warnings, *(str(item) for item in found if item.severity == "warning"))
+        fatal = next((item for item in found if item.fatal), None)
+        judged = replace(self, findings=(*self.findings, *found), warnings=warnings)
+        return judged if fatal is None or self.status == "fail" else replace(judged, status="fail", reason=str(fatal))

@@ -11,6 +11,9 @@ import onnx_ir as ir
 
 from baker.errors import InternalError, ModelError, UsageError
 from baker.proof.budget import DEFAULT_METRIC_BUDGET, Budget, Metric, score
+from baker.proof.fakes.behaviour import Watch
+from baker.proof.fakes.detect import in_approximation, in_same_function
+from baker.proof.fakes.structure import changed_interface
 from baker.proof.feeds import Feeds
 from baker.proof.interface import Feed, compare_interfaces, required_inputs
 from baker.proof.judge import Comparison
@@ -44,6 +47,7 @@ class _Tried:
 
     trial: Trial | None
     measurement: Measurement | None
+    watch: Watch | None = None
 
     @property
     def measured(self) -> Measurement:
@@ -131,7 +135,8 @@ class Verifier:
         """
         difference = compare_interfaces(self.reference, candidate)
         if difference is not None:
-            return Verdict("fail", f"the interface changed: {difference}")
+            findings = tuple(changed_interface(self.reference, candidate))
+            return Verdict("fail", f"the interface changed: {difference}", findings=findings)
         try:
             if fidelity is not Fidelity.LOSSY:
                 return self._judge_same(candidate, fidelity, self.reference if against is None else against)
@@ -165,19 +170,25 @@ class Verifier:
         exact = fidelity is Fidelity.EXACT
         comparison = Comparison(recording, [*names, *hidden], None if exact else tolerance, decided)
         runner = self._recorder.open(probe.model, optimize=False)
+        watch = Watch(recording, names, tolerance)
         for index, outputs in enumerate(run_all(runner, recording.feeds)):
-            comparison.take(index, probe.outputs(outputs))
+            found = probe.outputs(outputs)
+            comparison.take(index, found)
+            watch.take(index, found)
+        watch.react(runner, probe.outputs)
         del runner  # its memory is free for the float64 run
         caveats = self._recorder.caveats(original, recording, len(self.feeds))
         errors = {name: error for name, error in comparison.errors().items() if name in names}
         verdict = Verdict("pass", "", errors, len(recording.feeds), caveats)
         fault = comparison.fault(original)
         if fault is not None:
-            return replace(verdict, status="fail", reason=fault)
-        fixed = fixed_outputs(original)
-        doubtful = [name for name in names if name not in fixed]
-        still = [name for name in doubtful if not moves(recording.column(name), comparison.tolerance)]
-        return self._unless_still(verdict, doubtful, still)
+            verdict = replace(verdict, status="fail", reason=fault)
+        else:
+            fixed = fixed_outputs(original)
+            doubtful = [name for name in names if name not in fixed]
+            still = [name for name in doubtful if not moves(recording.column(name), comparison.tolerance)]
+            verdict = self._unless_still(verdict, doubtful, still)
+        return verdict.with_findings(in_same_function(self._recorder, watch, original, candidate, verdict))
 
     def _nothing_to_compare(self, original: ir.Model) -> Verdict | None:
         if not self.feeds:
@@ -223,11 +234,13 @@ class Verifier:
         tried = self._try_out(candidate, budget, compare=nothing is None)
         if tried.trial is None:
             remark = nothing.reason if nothing is not None else ""
-            return _within_budget(Verdict("pass", warnings=(remark,), measurement=tried.measured), budget)
+            verdict = _within_budget(Verdict("pass", warnings=(remark,), measurement=tried.measured), budget)
+            return verdict.with_findings(in_approximation(self._recorder, None, self.reference, candidate))
         recording = tried.trial.recording
         caveats = self._recorder.caveats(self.reference, recording, len(self.feeds))
         verdict = Verdict("pass", "", tried.trial.errors, len(recording.feeds), caveats, measurement=tried.measurement)
-        return self._settle(candidate, verdict, tried.trial, budget)
+        verdict = self._settle(candidate, verdict, tried.trial, budget)
+        return verdict.with_findings(in_approximation(self._recorder, tried.watch, self.reference, candidate))
 
     def _settle(self, candidate: ir.Model, verdict: Verdict, trial: Trial, budget: Budget | None) -> Verdict:
         still = [name for name in trial.errors if name not in trial.moving]
@@ -255,17 +268,18 @@ class Verifier:
         recording = self._recorder.recorded(optimize=True) if compare else None
         background = self._recorder.background() if compare else ()
         runner = self._recorder.open(candidate, optimize=True)
-        trial = None
+        trial = watch = None
         if recording is not None:
-            trial = try_out(runner, recording, self._recorder.names(self.reference), background)
+            watch = Watch(recording, self._recorder.names(self.reference), None)
+            trial = try_out(runner, recording, watch, background)
         if budget is None:
-            return _Tried(trial, None)
+            return _Tried(trial, None, watch)
         if original is not None:
-            return _Tried(trial, measure_metric(self._metric(), runner, original, budget))
+            return _Tried(trial, measure_metric(self._metric(), runner, original, budget), watch)
         if trial is None:
             nothing = Measurement(budget.kind, math.nan, budget.limit, met=False, detail="no inputs to measure on")
             return _Tried(None, nothing)
-        return _Tried(trial, measure_outputs(trial, budget))
+        return _Tried(trial, measure_outputs(trial, budget), watch)
 
     # ---- the metric ----
 

@@ -14,8 +14,10 @@ from baker.runtime.session import Source, optimized_graph
 
 KernelKind = Literal["integer", "ternary", "float"]
 
-# What a layer is called, whatever it was fused into: FusedConv, QLinearConv, ConvInteger, DynamicQuantizeMatMul, ...
-_LAYER = re.compile(r"Conv|MatMul|Gemm|Attention|LSTM|GRU|RNN|Einsum|MoE")
+LAYER = re.compile(r"Conv|MatMul|Gemm|Attention|LSTM|GRU|RNN|Einsum|MoE")
+"""What a layer is called, whatever it was fused into: FusedConv, QLinearConv, ConvInteger, DynamicQuantizeMatMul, ..."""
+LOW_BITS = re.compile(r"^Q[A-Z]|Integer|DynamicQuantize|NBits|Bnb4|^Ternary")
+"""What a layer on integer, ternary or packed weights is called."""
 # The names that ONNX and ONNX Runtime give to integer arithmetic.
 _INTEGER = re.compile(r"^Q[A-Z]|Integer|DynamicQuantize")
 # Operators that hand a constant on as one.
@@ -72,7 +74,7 @@ def _layers(graph: onnx.GraphProto, outer: set[str]) -> Iterator[onnx.NodeProto]
             weights.update(node.output)
         elif node.op_type in _CARRIERS and node.input[0] in weights:
             weights.add(node.output[0])
-        elif _LAYER.search(node.op_type) and not weights.isdisjoint(node.input):
+        elif LAYER.search(node.op_type) and not weights.isdisjoint(node.input):
             yield node
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):

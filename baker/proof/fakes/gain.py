@@ -1,0 +1,77 @@
+"""Errors that are no rounding although a tolerance lets them pass: a factor, or an offset, common to all elements."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+
+from baker.model.graph import Array
+from baker.proof.judge import ORACLE_RUN_SECONDS
+from baker.proof.numerics import compare, is_float
+from baker.proof.oracle import exact_outputs
+from baker.proof.recorder import Recording
+from baker.proof.traits import has_steps, uses_half
+from baker.proof.verdict import Finding
+
+LEAST = 3e-5
+"""A relative factor or offset below this, some 250 units in the last place of float32, may be rounding."""
+
+SHARE = 0.9
+"""The part of the error's energy that the factor or the offset has to explain."""
+
+ELEMENTS = 64
+"""A pattern in fewer elements may be chance."""
+
+OWN_SHARE = 0.25
+"""Nothing is said where the original itself is this part of the deviation away from its float64 run."""
+
+
+class Gain:
+    """Fits candidate = (1 + gain) * reference, and candidate = reference + offset, over all samples of an output."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.error = self.squared = self.cross = self.energy = 0.0
+
+    def add(self, reference: Array, candidate: Array) -> None:
+        """Takes one sample; shapes that differ, and what is not finite, are left to others to judge."""
+        if reference.shape != candidate.shape or reference.dtype != np.float32 or not is_float(candidate):
+            return
+        wide = reference.astype(np.float64).ravel()
+        error = candidate.astype(np.float64).ravel() - wide
+        if not (np.isfinite(error).all() and np.isfinite(wide).all()):
+            return
+        self.count += wide.size
+        self.error += float(error.sum())
+        self.squared += float(error @ error)
+        self.cross += float(error @ wide)
+        self.energy += float(wide @ wide)
+
+    def pattern(self) -> tuple[str, float] | None:
+        """What the error is, in words, and its size relative to the output; None where it looks like rounding."""
+        if self.count < ELEMENTS or not self.squared or not self.energy:
+            return None
+        gain, offset = self.cross / self.energy, self.error / self.count
+        scale = math.sqrt(self.energy / self.count)
+        if abs(gain) >= LEAST and gain * gain * self.energy >= SHARE * self.squared:
+            return f"the reference's times {1 + gain:.6f}", abs(gain)
+        if abs(offset) >= LEAST * scale and offset * offset * self.count >= SHARE * self.squared:
+            return f"the reference's {offset:+.3g}", abs(offset) / scale
+        return None
+
+    def finding(self, name: str, original: ir.Model, recording: Recording) -> Finding | None:
+        """Judges the pattern of output ``name``; a float64 run tells whether the original itself is that far off."""
+        found = self.pattern()
+        if found is None or uses_half(original) or has_steps(original):
+            return None
+        shown, size = found
+        slow = recording.seconds > ORACLE_RUN_SECONDS
+        exact = "too slow" if slow else exact_outputs(original, recording.feeds[:1], recording.outputs[:1])
+        if not isinstance(exact, str):
+            own = compare([np.asarray(exact[0][name])], [recording.outputs[0][name]]).rel_l2
+            if own >= OWN_SHARE * size:
+                return None
+        what = f"is {shown}, inside the tolerance, but rounding has no such pattern. Look for a changed constant."
+        return Finding("systematic-error", f"output '{name}'", what, "warning" if isinstance(exact, str) else "fail")
