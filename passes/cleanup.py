@@ -31,24 +31,32 @@ class Cleanup(Pass):
 
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """Removes everything that is dead."""
-        return PassResult(model, [*remove_dead(model), *_functions(model), *_opset_imports(model)])
+        dead = remove_dead(model, context)
+        return PassResult(model, [*dead, *_functions(model, context), *_opset_imports(model, context)])
 
 
-def remove_dead(model: ir.Model) -> list[Change]:
+def remove_dead(model: ir.Model, context: PassContext) -> list[Change]:
     """Removes nodes whose outputs nobody reads, with what only they needed, and initializers that nobody reads."""
     changes: list[Change] = []
     pure = _pure_functions(model)
     for graph in list(graphs(model)):
         for node in reversed(list(graph)):
-            if node.graph is graph and _is_dead(node) and _is_pure(node, pure):
-                name, op_type = label(node), node.op_type
+            if not (node.graph is graph and _is_dead(node) and _is_pure(node, pure)):
+                continue
+            name, op_type = label(node), node.op_type
+            if context.admits("dead-code", name):
                 remove_if_dead(*node.outputs)
                 changes.append(Change("dead-code", name, f"{op_type} removed: nobody reads it"))
+                context.did(model, changes[-1])
     for graph in graphs(model):
         for value in list(graph.initializers.values()):
-            if not (value.uses() or value.is_graph_output() or value.is_graph_input()):
-                del graph.initializers[value.name or ""]
-                changes.append(Change("dead-code", value.name or "", "initializer removed: nobody reads it"))
+            name = value.name or ""
+            if value.uses() or value.is_graph_output() or value.is_graph_input():
+                continue
+            if context.admits("dead-code", name):
+                del graph.initializers[name]
+                changes.append(Change("dead-code", name, "initializer removed: nobody reads it"))
+                context.did(model, changes[-1])
     return changes
 
 
@@ -72,7 +80,7 @@ def _pure_functions(model: ir.Model) -> set[ir.OperatorIdentifier]:
         pure -= bad
 
 
-def _functions(model: ir.Model) -> list[Change]:
+def _functions(model: ir.Model, context: PassContext) -> list[Change]:
     called: set[ir.OperatorIdentifier] = set()
     pending = [*model.graph.all_nodes()]
     while pending:
@@ -80,16 +88,17 @@ def _functions(model: ir.Model) -> list[Change]:
         if key in model.functions and key not in called:
             called.add(key)
             pending += model.functions[key].all_nodes()
-    unused = [key for key in model.functions if key not in called]
-    for key in unused:
-        del model.functions[key]
-    return [
-        Change("unused-function", f"{domain}::{name}", "function removed: nobody calls it")
-        for domain, name, _ in unused
-    ]
+    changes: list[Change] = []
+    for key in [key for key in model.functions if key not in called]:
+        shown = f"{key[0]}::{key[1]}"
+        if context.admits("unused-function", shown):
+            del model.functions[key]
+            changes.append(Change("unused-function", shown, "function removed: nobody calls it"))
+            context.did(model, changes[-1])
+    return changes
 
 
-def _opset_imports(model: ir.Model) -> list[Change]:
+def _opset_imports(model: ir.Model, context: PassContext) -> list[Change]:
     """Removes imports of other domains; the standard one always stays."""
     changes: list[Change] = []
     kept = {"", *(standard_domain(function.domain) for function in model.functions.values())}
@@ -99,6 +108,8 @@ def _opset_imports(model: ir.Model) -> list[Change]:
         if owner is model.graph:
             used |= kept
         for domain in [domain for domain in owner.opset_imports if standard_domain(domain) not in used | {""}]:
+            if not context.admits("unused-opset-import", domain):
+                continue
             del owner.opset_imports[domain]
             changes.append(Change("unused-opset-import", domain, "opset import removed: no node is of this domain"))
     return changes

@@ -52,7 +52,7 @@ class Fold(Pass):
 
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """Folds until nothing more is constant."""
-        changes, declined = _fold(model, round(self.growth * model_bytes(model)), shapes=True)
+        changes, declined = _fold(model, round(self.growth * model_bytes(model)), context, shapes=True)
         return PassResult(model, changes, declined)
 
 
@@ -65,11 +65,13 @@ def evaluate_constants(model: ir.Model, *, growth_limit: int | None = None) -> l
     Returns:
         what was folded. Names, graph outputs and random or quantization ops are left alone, as by `Fold`.
     """
-    changes, _ = _fold(model, growth_limit, shapes=False)
+    changes, _ = _fold(model, growth_limit, PassContext(), shapes=False)
     return changes
 
 
-def _fold(model: ir.Model, limit: int | None, *, shapes: bool) -> tuple[list[Change], list[Declined]]:
+def _fold(
+    model: ir.Model, limit: int | None, context: PassContext, *, shapes: bool
+) -> tuple[list[Change], list[Declined]]:
     index_names(model)
     changes: list[Change] = []
     room = 1 << 62 if limit is None else limit
@@ -79,18 +81,20 @@ def _fold(model: ir.Model, limit: int | None, *, shapes: bool) -> tuple[list[Cha
         analysis = Analysis(model, shapes=shapes)
         plan = worth_storing(analysis, room)
         room -= plan.growth
-        done, declined = _store(analysis, plan)
+        done, declined = _store(model, analysis, plan, context)
         if shapes and not done:
-            done = simplify_targets(model, analysis)
+            done = simplify_targets(model, analysis, context)
         if shapes and not done:
-            done, refused = inline_branches(model, analysis)
+            done, refused = inline_branches(model, analysis, context)
             declined += refused
         changes += done
         if not done:
             return changes, declined
 
 
-def _store(analysis: Analysis, plan: Plan) -> tuple[list[Change], list[Declined]]:
+def _store(
+    model: ir.Model, analysis: Analysis, plan: Plan, context: PassContext
+) -> tuple[list[Change], list[Declined]]:
     """Puts constants in the place of known values."""
     changes: list[Change] = []
     declined = [*analysis.declined, *(_too_large(value, more) for value, more in plan.costly)]
@@ -103,9 +107,12 @@ def _store(analysis: Analysis, plan: Plan) -> tuple[list[Change], list[Declined]
         except EvaluationError as error:
             declined.append(Declined(name, str(error), "evaluate"))
             continue
+        if not context.admits("evaluate", name):
+            continue
         _replace_by_constant(node, value, array)
         dims = "x".join(str(dim) for dim in array.shape) or "scalar"
         changes.append(Change("evaluate", name, f"{node.op_type} became a constant: {dims} {array.dtype}"))
+        context.did(model, changes[-1])
     return changes, declined
 
 

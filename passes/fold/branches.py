@@ -20,10 +20,10 @@ from baker.model.graph import (
 from baker.passes.fold.analysis import Analysis, scopes
 from baker.passes.fold.evaluate import EvaluationError
 from baker.passes.fold.ranks import impossible_branch
-from baker.pipeline.pass_base import Change, Declined
+from baker.pipeline.pass_base import Change, Declined, PassContext
 
 
-def inline_branches(model: ir.Model, analysis: Analysis) -> tuple[list[Change], list[Declined]]:
+def inline_branches(model: ir.Model, analysis: Analysis, context: PassContext) -> tuple[list[Change], list[Declined]]:
     """Replaces every If whose condition is known by the nodes and initializers of the branch that is taken."""
     changes: list[Change] = []
     declined: list[Declined] = []
@@ -40,9 +40,12 @@ def inline_branches(model: ir.Model, analysis: Analysis) -> tuple[list[Change], 
                 declined.append(Declined(label(node), "a function body can't hold the branch's initializers", "if"))
                 continue
             name = label(node)
+            if not context.admits("if", name):
+                continue
             names = names or _count_names(model)
             _inline(node, taken, names)
             changes.append(Change("if", name, f"replaced by a branch: {why}"))
+            context.did(model, changes[-1])
     return changes, declined
 
 

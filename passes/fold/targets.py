@@ -24,21 +24,23 @@ from baker.model.graph import (
 )
 from baker.passes.fold.analysis import Analysis, scopes
 from baker.passes.fold.shapes import Element, dims_of
-from baker.pipeline.pass_base import Change
+from baker.pipeline.pass_base import Change, PassContext
 
 
-def simplify_targets(model: ir.Model, analysis: Analysis) -> list[Change]:
+def simplify_targets(model: ir.Model, analysis: Analysis, context: PassContext) -> list[Change]:
     """Removes a Reshape or Expand that changes nothing, and gives other Reshapes a constant target."""
     changes: list[Change] = []
     for graph, opset in list(scopes(model)):
         for node in list(graph):
             if is_op(node, "Reshape", "Expand") and not has_reference_attribute(node) and opset >= 5:
-                change = _simplify(node, analysis)
-                changes += [] if change is None else [change]
+                change = _simplify(node, analysis, context)
+                if change is not None:
+                    changes.append(change)
+                    context.did(model, change)
     return changes
 
 
-def _simplify(node: ir.Node, analysis: Analysis) -> Change | None:
+def _simplify(node: ir.Node, analysis: Analysis, context: PassContext) -> Change | None:
     source, target = node.inputs[0], node.inputs[1]
     elements, dims = analysis.shape_elements(target), dims_of(source)
     if source is None or target is None or elements is None or dims is None or elements.ndim != 1:
@@ -46,13 +48,15 @@ def _simplify(node: ir.Node, analysis: Analysis) -> Change | None:
     wanted, have = elements.tolist(), dims.tolist()
     if can_replace(node.outputs[0], source) and _keeps_shape(node, wanted, have):
         name = label(node)
+        if not context.admits("same-shape", name):
+            return None
         replace_value(node.outputs[0], source)
         remove_if_dead(node.outputs[0])
         return Change("same-shape", name, f"{node.op_type} to the shape that its input has: removed")
     if is_op(node, "Expand") or is_constant(target) or target in analysis.known or attribute(node, "allowzero", 0):
         return None
     constant = _constant_target(wanted, have)
-    if constant is None:
+    if constant is None or not context.admits("reshape-target", label(node)):
         return None
     hint = target.name or "shape"
     node.replace_input_with(1, constant_before(node, hint, np.array(constant, np.int64)))

@@ -65,10 +65,7 @@ class Fuse(Pass):
             done, declined = apply_rewrites(model, local, context)
             changes += done
             for rule in whole:
-                merged = rule.run(model)
-                changes += merged
-                if merged and context.checkpoint is not None:
-                    context.checkpoint(model, merged[-1])
+                changes += rule.run(model, context)
             if len(changes) == before:
                 return PassResult(model, changes, declined)
             infer_shapes(model)  # less is left to compute, so more shapes may be known

@@ -24,7 +24,7 @@ from baker.model.graph import (
     sole_reader,
 )
 from baker.model.size import constant_bytes
-from baker.pipeline.pass_base import Change
+from baker.pipeline.pass_base import Change, PassContext
 from baker.pipeline.rewrite import Match, Rewrite
 
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16})
@@ -59,8 +59,8 @@ class GraphRule:
 
     name: ClassVar[str]
 
-    def run(self, model: ir.Model) -> list[Change]:
-        """Changes the model and says what became of what."""
+    def run(self, model: ir.Model, context: PassContext) -> list[Change]:
+        """Changes the model, where the context admits it, and says what became of what."""
         raise NotImplementedError(f"{type(self).__name__} has no run()")
 
 
@@ -88,7 +88,7 @@ class BypassRule(FuseRule):
 def bypass(node: ir.Node, source: ir.Value) -> None:
     """Lets all readers of a node's first output read another value, and removes what nobody reads then."""
     output = node.outputs[0]
-    if source.shape is None and not source.is_graph_input():
+    if source.shape is None and not (source.is_graph_input() or source.is_graph_output()):  # those stay as declared
         source.shape = output.shape
     replace_value(output, source)
     remove_if_dead(output)

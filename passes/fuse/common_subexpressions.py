@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Hashable, MutableMapping
+from collections.abc import Hashable, Iterator, MutableMapping
 from typing import Any, TypeAlias
 
 import onnx_ir as ir
@@ -11,7 +11,7 @@ import onnx_ir as ir
 from baker.model.graph import can_replace, label, remove_if_dead, replace_value, standard_domain, subgraphs
 from baker.model.operators import RANDOM_OPERATORS
 from baker.passes.fuse._rule import GraphRule
-from baker.pipeline.pass_base import Change
+from baker.pipeline.pass_base import Change, PassContext
 
 _RANDOM = RANDOM_OPERATORS | {"Dropout"}
 _COMMUTATIVE = frozenset({"Add", "Mul", "And", "Or", "Xor", "Equal"})  # bit-equal either way round
@@ -33,28 +33,30 @@ class CommonSubexpressions(GraphRule):
 
     name = "common-subexpressions"
 
-    def run(self, model: ir.Model) -> list[Change]:
+    def run(self, model: ir.Model, context: PassContext) -> list[Change]:
         """Merges equal nodes of the main graph, of subgraphs and of functions."""
         changes: list[Change] = []
         for graph in (model.graph, *(function.graph for function in model.functions.values())):
-            _visit(graph, ChainMap(), changes)
+            for change in _visit(graph, ChainMap(), context):
+                changes.append(change)
+                context.did(model, change)
         return changes
 
 
-def _visit(graph: ir.Graph, seen: ChainMap[Hashable, ir.Node], changes: list[Change]) -> None:
+def _visit(graph: ir.Graph, seen: ChainMap[Hashable, ir.Node], context: PassContext) -> Iterator[Change]:
     for node in list(graph):
         for inner in subgraphs(node):
-            _visit(inner, seen.new_child(), changes)
+            yield from _visit(inner, seen.new_child(), context)
         key = _key(node)
         if key is None:
             continue
         first = seen.setdefault(key, node)
-        if first is not node and _replaceable(node, first):
-            name = label(node)
+        name = label(node)
+        if first is not node and _replaceable(node, first) and context.admits(CommonSubexpressions.name, name):
             for old, new in zip(node.outputs, first.outputs, strict=True):
                 replace_value(old, new)
             remove_if_dead(*node.outputs)
-            changes.append(Change(CommonSubexpressions.name, name, f"the same as {first.op_type} '{label(first)}'"))
+            yield Change(CommonSubexpressions.name, name, f"the same as {first.op_type} '{label(first)}'")
 
 
 def _replaceable(node: ir.Node, first: ir.Node) -> bool:

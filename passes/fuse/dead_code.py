@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from baker.passes.cleanup import remove_dead
 from baker.passes.fuse._rule import GraphRule
-from baker.pipeline.pass_base import Change
+from baker.pipeline.pass_base import Change, PassContext
 
 
 class DeadCode(GraphRule):
@@ -19,6 +19,6 @@ class DeadCode(GraphRule):
 
     name = "dead-code"
 
-    def run(self, model: ir.Model) -> list[Change]:
+    def run(self, model: ir.Model, context: PassContext) -> list[Change]:
         """Removes what is dead."""
-        return remove_dead(model)
+        return remove_dead(model, context)

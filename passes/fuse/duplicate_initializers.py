@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 
 import onnx_ir as ir
 
 from baker.model.graph import subgraphs
 from baker.passes.fuse._rule import GraphRule
-from baker.pipeline.pass_base import Change
+from baker.pipeline.pass_base import Change, PassContext
 
 
 class DuplicateInitializers(GraphRule):
@@ -23,31 +23,35 @@ class DuplicateInitializers(GraphRule):
 
     name = "duplicate-initializers"
 
-    def run(self, model: ir.Model) -> list[Change]:
+    def run(self, model: ir.Model, context: PassContext) -> list[Change]:
         """Merges equal initializers of the main graph and of subgraphs."""
         sizes: Counter[Hashable] = Counter()
         for graph in model.graphs():
             sizes.update(_size(value) for value in graph.initializers.values())
         changes: list[Change] = []
         for root in (model.graph, *(function.graph for function in model.functions.values())):
-            _visit(root, {}, sizes, changes)
+            for change in _visit(root, {}, sizes, context):
+                changes.append(change)
+                context.did(model, change)
         return changes
 
 
-def _visit(graph: ir.Graph, outer: dict[Hashable, ir.Value], sizes: Counter[Hashable], changes: list[Change]) -> None:
+def _visit(
+    graph: ir.Graph, outer: dict[Hashable, ir.Value], sizes: Counter[Hashable], context: PassContext
+) -> Iterator[Change]:
     seen = dict(outer)
     for value in list(graph.initializers.values()):
         if sizes[_size(value)] < 2 or value.is_graph_input() or value.is_graph_output():
             continue
         key = _key(value)
         first = seen.setdefault(key, value) if key is not None else value
-        if first is not value:
+        if first is not value and context.admits(DuplicateInitializers.name, value.name or ""):
             value.replace_all_uses_with(first)
             del graph.initializers[value.name or ""]
-            changes.append(Change(DuplicateInitializers.name, value.name or "", f"the same as '{first.name}'"))
+            yield Change(DuplicateInitializers.name, value.name or "", f"the same as '{first.name}'")
     for node in graph:
         for inner in subgraphs(node):
-            _visit(inner, seen, sizes, changes)
+            yield from _visit(inner, seen, sizes, context)
 
 
 def _size(value: ir.Value) -> Hashable:

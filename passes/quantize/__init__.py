@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -115,6 +115,7 @@ class _Work:
         builder = self.builder()
         built, excluded, kernels = self.audited(builder, {})
         built, kernels = self.searched(builder, built, excluded, kernels)
+        built = self.admitted(builder, built, [layer.name for layer in layers])
         if not built.changes:
             return PassResult(model, (), built.declined, self.heard)
         _adopt(model, built.model)
@@ -172,6 +173,15 @@ class _Work:
             if not floats:
                 return built, known, kernels
             known.update(floats)
+
+    def admitted(self, builder: StaticInt8 | DynamicInt8, built: Built, names: Sequence[str]) -> Built:
+        """The same with only those layers that --bisect lets through; what stands between them follows."""
+        kept = {name for name in built.layers if self.context.admits("int8", name)}
+        if len(kept) == len(set(built.layers)):
+            return built
+        if not kept:
+            return replace(built, changes=[])
+        return builder.build(self.source, {name: "not admitted" for name in names if name not in kept})
 
     def kernels(self, built: Built) -> tuple[dict[str, str], dict[str, str]]:
         return integer_kernels(built.model, built.weights, custom_ops=self.context.custom_ops)

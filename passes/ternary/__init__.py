@@ -54,5 +54,5 @@ class Ternary(LossyPass):
         selection = Selection(model, survey, self.kernel, self.effective_budget(context), context.verifier)
         selection.keep_lossless()
         selection.add_rounded(self.group)
-        changes = plan.carry_out(model, selection.plans, self.kernel, context.checkpoint)
+        changes = plan.carry_out(model, selection.plans, self.kernel, context)
         return PassResult(model, changes, survey.declined, selection.warnings)

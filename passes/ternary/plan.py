@@ -6,7 +6,7 @@ budget tries plans on clones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -19,7 +19,7 @@ from baker.passes.ternary.emit import Emitter, block_of
 from baker.passes.ternary.linear import Linear
 from baker.passes.ternary.subgraph import Evaluator
 from baker.passes.ternary.weights import TernaryWeight
-from baker.pipeline.pass_base import Change, Declined, LossyPass
+from baker.pipeline.pass_base import Change, Declined, LossyPass, PassContext
 
 _SUFFIXES = ("_quantized", "_MatMulInteger")
 """What `quantize` appends to the names of weights and nodes."""
@@ -126,22 +126,19 @@ def _checked(plan: Plan, kernel: str) -> Plan | str:
     return plan
 
 
-def carry_out(
-    model: ir.Model,
-    plans: Iterable[Plan],
-    kernel: str,
-    checkpoint: Callable[[ir.Model, Change], None] | None = None,
-) -> list[Change]:
+def carry_out(model: ir.Model, plans: Iterable[Plan], kernel: str, context: PassContext | None = None) -> list[Change]:
     """Changes the model as planned; plans of the same model or of one that it is a clone of.
 
     Args:
-        checkpoint: called after each change.
+        context: asked before each change, and told after it; None: a trial, which nobody counts.
     """
     nodes = list(all_nodes(model))
     evaluator, emitter = Evaluator(model), Emitter(model, kernel)
     changes = []
     for plan in sorted(plans, key=lambda plan: plan.layer.position):
         node = nodes[plan.layer.position]
+        if context is not None and not context.admits(_rule(plan), label(node)):
+            continue
         found = linear.find(node, evaluator)
         if not isinstance(found, Linear):
             raise AssertionError(f"{label(node)} was a linear layer when it was planned: {found}")
@@ -152,8 +149,8 @@ def carry_out(
         if new.name and node.graph is None:
             new.name = _original(node.name or new.name)  # the layer goes on under the name its user knows
         changes.append(_change(plan, name, node.op_type, new.op_type, activation.quantized))
-        if checkpoint is not None:
-            checkpoint(model, changes[-1])
+        if context is not None:
+            context.did(model, changes[-1])
     return changes
 
 
@@ -169,9 +166,13 @@ def _change(plan: Plan, name: str, before: str, after: str, quantized: bool) -> 
     channels, depth = plan.weight.codes.shape
     scales = plan.weight.kind
     if plan.error is None:
-        rule, how = "lossless-" + scales.replace(" ", "-"), f"its weight was ternary ({scales})"
+        how = f"its weight was ternary ({scales})"
     else:
-        rule, how = "post-training", f"its weight was rounded to ternary ({scales}), relative error {plan.error:.3f}"
+        how = f"its weight was rounded to ternary ({scales}), relative error {plan.error:.3f}"
     activations = "int8 activations as trained" if quantized else "activations become int8, a scale a row"
     size = f"{4 * channels * depth} -> {plan.weight.nbytes} bytes"
-    return Change(rule, name, f"{before} {depth} x {channels} -> {after}: {how}; {activations}; {size}")
+    return Change(_rule(plan), name, f"{before} {depth} x {channels} -> {after}: {how}; {activations}; {size}")
+
+
+def _rule(plan: Plan) -> str:
+    return "post-training" if plan.error is not None else "lossless-" + plan.weight.kind.replace(" ", "-")
