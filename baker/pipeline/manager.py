@@ -171,6 +171,7 @@ class _Run:
             reason=verdict.reason,
             warnings=verdict.warnings,
             gate=gate(verdict, self.judge.strict),
+            findings=verdict.findings,
         )
 
     def held_to(self) -> BudgetRecord | None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from baker.pipeline.bisect import Blame
     from baker.pipeline.pass_base import Change, Declined
     from baker.proof.numerics import OutputError
-    from baker.proof.verdict import Measurement
+    from baker.proof.verdict import Finding, Measurement
     from baker.runtime.audit import KernelAudit
 
 SCHEMA = 1
@@ -72,6 +72,7 @@ class Verification:
     Attributes:
         feeds: where the samples came from.
         gate: why this verdict fails the run, or None.
+        findings: signs of a fake optimization; see `baker.proof.fakes`.
     """
 
     verdict: VerdictWord = "not verified"
@@ -81,6 +82,7 @@ class Verification:
     reason: str = ""
     warnings: tuple[str, ...] = ()
     gate: str | None = None
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True)

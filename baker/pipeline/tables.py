@@ -92,6 +92,8 @@ def summary(report: Report) -> Table:
         table.add_row("failed", Text(printable(failure.partition(":")[0]), style="bold red"))
     for warning in (text for text in seen.warnings if text != seen.reason):
         table.add_row("warning", Text(printable(warning), style="yellow"))
+    for text in (str(finding) for finding in seen.findings if finding.fatal and str(finding) != seen.reason):
+        table.add_row("finding", Text(printable(text), style="bold red"))
     for label, text in _facts(report):
         table.add_row(label, Text(printable(text)))
     return table
@@ -217,6 +219,8 @@ def verdict_view(verdict: Verdict, *, width: int) -> str:
         table.add_row(Text(printable(name)), *figures)
     lines = [Text(printable(f"{verdict.status} on {_samples(verdict.samples)}"))]
     lines += [Text(printable(f"warning: {warning}")) for warning in verdict.warnings]
+    lines += [Text(printable(f"finding: {finding}")) for finding in verdict.findings if finding.fatal]
+    lines += [Text(printable(f"note: {finding}")) for finding in verdict.findings if finding.severity == "note"]
     return _printed(Group(table, Text(), *lines), width, color=False)
 
 
