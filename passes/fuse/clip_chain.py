@@ -52,7 +52,7 @@ class ClipChain(FuseRule):
         first, node, name = match.first, match.node, label(match.first)
         dtype = next(read(value).dtype for value in node.inputs[1:] if is_constant(value))
         for index, bound in enumerate(match.bounds, start=1):
-            if np.isfinite(bound) and (index >= len(node.inputs) or scalar(node.inputs[index]) != bound):
+            if np.isfinite(bound) and (index >= len(node.inputs) or _number(node.inputs[index]) != bound):
                 renew(node, index, np.array(bound, dtype), ("min", "max")[index - 1])
         between = node.inputs[0]
         node.replace_input_with(0, first.inputs[0])
@@ -60,11 +60,19 @@ class ClipChain(FuseRule):
         return Change(self.name, name, f"{first.op_type} merged into Clip '{label(node)}'")
 
 
+def _number(value: ir.Value | None) -> float | None:
+    """The number in a constant of one element; a whole one is exact, as a float64 above 2**53 would not be."""
+    if not is_constant(value) or scalar(value) is None:
+        return None
+    number: float = read(value).reshape(-1)[0].item()
+    return number
+
+
 def _bounds(clip: ir.Node) -> tuple[float, float] | None:
-    found = []
+    found: list[float] = []
     for index, default in ((1, -np.inf), (2, np.inf)):
         given = index < len(clip.inputs) and clip.inputs[index] is not None
-        bound = scalar(clip.inputs[index]) if given else default
+        bound = _number(clip.inputs[index]) if given else default
         if bound is None:
             return None
         found.append(bound)

@@ -7,7 +7,7 @@ from itertools import pairwise
 import onnx_ir as ir
 
 from baker.model.graph import attribute, is_op, label, sole_reader
-from baker.passes.fuse._elementwise import step_of
+from baker.passes.fuse._elementwise import Step, step_of
 from baker.passes.fuse._rule import FuseRule, apart, bypass, scalar, substitute
 from baker.pipeline.pass_base import Change
 from baker.pipeline.rewrite import Match
@@ -16,7 +16,7 @@ from baker.pipeline.rewrite import Match
 class HardSigmoid(FuseRule):
     """Make Clip(x + b, 0, h) / h, also with a factor in between, one HardSigmoid.
 
-    Shapes: x any; b, 0 and h one number each; float.
+    Shapes: x any; b, 0 and h one number each, without more dims than x; float32.
 
         Clip(x + b, 0, h) / h       =  HardSigmoid(x, alpha = 1/h, beta = b/h)
         z * Clip(x + b, 0, h) / h   =  z * HardSigmoid(x, alpha = 1/h, beta = b/h)
@@ -24,7 +24,8 @@ class HardSigmoid(FuseRule):
     PaddleOCR spells hard-swish the second way, with z = x, b = 3 and h = 6.
 
     Error: exact over the reals; float32 max|dy| <= 4e-7 * max|z|.
-    Declines: a step in between is read elsewhere; the bounds are no constants of one element; the divisor is not h.
+    Declines: a step in between is read elsewhere; the bounds are no constants of one element; the divisor is not h;
+        float16 and float64, for which ONNX Runtime has no HardSigmoid.
     Source: Howard et al. 2019, arXiv:1905.02244, section 5.2; ONNX HardSigmoid.
     """
 
@@ -47,12 +48,15 @@ class HardSigmoid(FuseRule):
         low, high = _bounds(match.clip)
         shift = scalar(match.step.constant)
         divisor = _divisor(match.last, match.clip if match.between is None else match.between)
+        if any(len(node.outputs[0].uses()) > 1 for node in (match.clip, match.between) if node is not None):
+            return "a step in between is read twice"
         if low != 0 or high is None or high <= 0 or shift is None or divisor is None:
             return "it does not clip to (0, h) with constants of one element"
         if abs(divisor - high) > 1e-6 * high:
             return f"the divisor {divisor:g} is not the upper bound {high:g}"
-        rank = len(match.step.source.shape) if match.step.source.shape is not None else 0
-        if match.step.constant.shape is None or len(match.step.constant.shape) > rank:
+        if match.step.source.dtype != ir.DataType.FLOAT:
+            return f"ONNX Runtime has no HardSigmoid for {match.step.source.dtype}"
+        if any(_adds_dims(step) for step in (match.step, step_of(match.last)) if step is not None):
             return "the constant may add a dim"
         match.alpha, match.beta = 1 / high, shift / high
         nodes = [match.step.node, match.clip, *([match.between] if match.between else []), match.last]
@@ -64,6 +68,12 @@ class HardSigmoid(FuseRule):
         gate = substitute(match.clip, "HardSigmoid", [match.step.source], alpha=match.alpha, beta=match.beta)
         bypass(match.last, (match.between or gate).outputs[0])
         return Change(self.name, name, "Add, Clip and Div became HardSigmoid")
+
+
+def _adds_dims(step: Step) -> bool:
+    """True when the result may have more dims than the source, because the constant has."""
+    rank = 0 if step.source.shape is None else len(step.source.shape)
+    return step.constant.shape is None or len(step.constant.shape) > rank
 
 
 def _bounds(clip: ir.Node) -> tuple[float | None, float | None]:

@@ -35,7 +35,9 @@ class Relu(BypassRule):
 
 
 def _from_zero(clip: ir.Node) -> bool:
-    if "min" in clip.attributes:
-        return float(attribute(clip, "min", -1.0)) >= 0
-    low = scalar(clip.inputs[1]) if len(clip.inputs) > 1 else None
-    return low is not None and low >= 0
+    """True when both bounds are known not to be negative: where they cross, the upper one is the result."""
+    if len(clip.inputs) < 2:  # attributes below opset 11
+        return float(attribute(clip, "min", -1.0)) >= 0 and float(attribute(clip, "max", 1.0)) >= 0
+    low, high = (scalar(value) for value in [*clip.inputs[1:3], None][:2])
+    no_limit = len(clip.inputs) < 3 or clip.inputs[2] is None
+    return low is not None and low >= 0 and (no_limit or (high is not None and high >= 0))
