@@ -1,10 +1,11 @@
 """Bakes many models and tells what did not pass: crashes, failed verdicts, and results that differ from the original.
 
-    python benchmarks/soak.py --suite node|pytorch|nnsmith|zoo|FOLDER [-p PIPELINE] [--only GLOB] [--json FILE]
+    python benchmarks/soak.py --suite node|pytorch|random|nnsmith|zoo|FOLDER [-p PIPELINE] [--only GLOB] [--json FILE]
 
 ``node``: the node tests of the onnx package that ONNX Runtime passes with its optimizer off. ``pytorch``: onnx's models
-exported by PyTorch. ``nnsmith``: random models, where NNSmith is installed (see nnsmith_models.py). ``zoo``: the real
-models that the tests fetch. Ends with 1 where something crashed, failed, or came out wrong.
+exported by PyTorch. ``random``: those of tests/random_models.py. ``nnsmith``: NNSmith's, where that is installed (see
+nnsmith_models.py). ``zoo``: the real models that the tests fetch. Ends with 1 where something crashed, was refused,
+failed, or came out wrong. A lossy pipeline (``--calib synthetic``) may differ beyond rounding.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def summary(suite: str, pipeline: str, found: Sequence[Outcome]) -> str:
 def details(found: Sequence[Outcome]) -> str:
     """Each one that did not pass, or passed and differs."""
     lines = []
-    for outcome in sorted(found, key=lambda one: (COLUMNS + ("no case",)).index(one.status) * -1):
+    for outcome in sorted(found, key=lambda one: (one.status, one.name)):
         if outcome.status != "no case" and (outcome.status != "pass" or outcome.wrong):
             lines.append(f"{outcome.status:12} {outcome.name}: {outcome.reason}")
             if outcome.wrong:
@@ -49,18 +50,21 @@ def details(found: Sequence[Outcome]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--suite", required=True, help="node, pytorch, nnsmith, zoo, or a folder of .onnx files")
+    parser.add_argument("--suite", required=True, help="node, pytorch, random, nnsmith, zoo, or a folder")
     parser.add_argument("-p", "--pipeline", default="fuse")
     parser.add_argument("--only", default="*", help="names to run, a glob")
-    parser.add_argument("--count", type=int, default=200, help="how many models NNSmith makes")
+    parser.add_argument("--count", type=int, default=200, help="how many random models")
+    parser.add_argument("--first", type=int, default=0, help="the seed of the first random model")
     parser.add_argument("--seed", type=int, default=0, help="seeds the inputs")
+    parser.add_argument("--calib", choices=["synthetic"], help="for pipelines that quantize")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=120, help="the limit for one model")
     parser.add_argument("--json", type=Path, help="a file for all outcomes")
     arguments = parser.parse_args()
-    job = Job(arguments.pipeline, arguments.seed)
+    job = Job(arguments.pipeline, arguments.seed, arguments.calib)
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        chosen = (c for c in cases(arguments.suite, Path(folder), arguments.count) if fnmatch(c.name, arguments.only))
+        drawn = cases(arguments.suite, Path(folder), arguments.count, arguments.first)
+        chosen = (case for case in drawn if fnmatch(case.name, arguments.only))
         found = list(outcomes(chosen, job, workers=arguments.workers, seconds=arguments.seconds))
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(outcome) for outcome in found], indent=1), encoding="utf-8")

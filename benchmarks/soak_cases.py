@@ -1,4 +1,4 @@
-"""Where the models of a soak come from: each case is a folder with model.onnx and, where there is data, test_data_set_0."""
+"""Where the models of a soak come from: files, with test_data_set_0 beside them where there is data."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ class Case:
     expected: bool = False
 
 
-def cases(suite: str, folder: Path, count: int) -> Iterator[Case]:
-    """Yields the cases of ``node``, ``pytorch``, ``nnsmith``, ``zoo``, or those of a folder of .onnx files.
+def cases(suite: str, folder: Path, count: int, first: int = 0) -> Iterator[Case]:
+    """Yields the cases of ``node``, ``pytorch``, ``random``, ``nnsmith``, ``zoo``, or those of a folder of .onnx files.
 
     Args:
         folder: where what is made up is written to.
-        count: how many models NNSmith makes.
+        count: how many random models.
+        first: the seed of the first one.
     """
     match suite:
         case "node":
@@ -39,7 +40,9 @@ def cases(suite: str, folder: Path, count: int) -> Iterator[Case]:
         case "pytorch":
             yield from pytorch_cases(folder)
         case "nnsmith":
-            yield from folder_cases(nnsmith_models(folder, count))
+            yield from folder_cases(nnsmith_models(folder, count, first))
+        case "random":
+            yield from random_cases(folder, range(first, first + count))
         case "zoo":
             yield from zoo_cases(folder)
         case _:
@@ -50,7 +53,9 @@ def folder_cases(folder: Path) -> Iterator[Case]:
     """Every .onnx file in or under a folder."""
     paths = sorted(folder.rglob("*.onnx"))
     if not paths:
-        raise SystemExit(f"'{folder}' holds no .onnx file. Give node, pytorch, nnsmith, zoo, or a folder of models.")
+        raise SystemExit(
+            f"'{folder}' holds no .onnx file. Give node, pytorch, random, nnsmith, zoo, or a folder of models."
+        )
     for path in paths:
         yield Case(str(path.relative_to(folder).with_suffix("")), path)
 
@@ -106,14 +111,31 @@ def pytorch_cases(folder: Path) -> Iterator[Case]:
             yield Case(test.name, home / "model.onnx", expected=True)
 
 
-def nnsmith_models(folder: Path, count: int) -> Path:
+def random_cases(folder: Path, seeds: range) -> Iterator[Case]:
+    """The random models of the tests, with the feed that each was drawn with."""
+    sys.path.insert(0, str(HERE.parent / "tests"))
+    from random_models import random_model
+
+    for seed in seeds:
+        model, feed = random_model(seed)
+        home = folder / str(seed)
+        home.mkdir()
+        (home / "model.onnx").write_bytes(model.SerializeToString())
+        weights = {tensor.name for tensor in model.graph.initializer}
+        inputs = [value for value in model.graph.input if value.name not in weights]
+        _write(home / "test_data_set_0", "input", [feed[value.name] for value in inputs], inputs)
+        yield Case(str(seed), home / "model.onnx")
+
+
+def nnsmith_models(folder: Path, count: int, first: int) -> Path:
     """Random models by NNSmith, where that is installed; `nnsmith_models.py` makes them elsewhere, too."""
     if importlib.util.find_spec("nnsmith") is None:
         raise SystemExit(
             "nnsmith is not installed here. Make models where it is, python benchmarks/nnsmith_models.py FOLDER, "
             "and give that folder: --suite FOLDER."
         )
-    subprocess.run([sys.executable, str(HERE / "nnsmith_models.py"), str(folder), "--count", str(count)], check=True)
+    numbers = ["--count", str(count), "--seed", str(first)]
+    subprocess.run([sys.executable, str(HERE / "nnsmith_models.py"), str(folder), *numbers], check=True)
     return folder
 
 
