@@ -10,15 +10,16 @@ from typing import Any, Literal, get_args
 import onnx_ir as ir
 import onnxruntime
 
-from baker.errors import GateError, UsageError
+from baker.errors import GateError, PipelineError, UsageError
 from baker.model.lower import SourceFacts, lower, source_facts
 from baker.model.marks import NOTES
 from baker.model.operators import BAKER_DOMAIN
 from baker.pipeline.limit import RewriteLimit
 from baker.pipeline.manager import Observer, OnFail, PassManager
-from baker.pipeline.pass_base import PassContext
+from baker.pipeline.pass_base import LossyPass, PassContext
 from baker.pipeline.registry import Registry
 from baker.pipeline.report import BudgetRecord, Report, Requires, Verification
+from baker.pipeline.text import PassItem, Pipeline
 from baker.pipeline.trace import Trace
 from baker.proof.budget import DEFAULT_METRIC_BUDGET, Budget, Metric, load_metric
 from baker.proof.feeds import Feeds, load_feeds
@@ -138,6 +139,8 @@ def run(source: Any, pipeline: str | Sequence[Any], settings: Settings) -> tuple
     if settings.target not in get_args(Target):
         raise UsageError(f"target is one of {', '.join(get_args(Target))}; found {settings.target!r}")
     budget, metric = _goals(settings)
+    if metric is None:
+        _check_own_budgets(manager.pipeline)
     reference = lower(source)
     facts = source_facts(reference)
     feeds = load_feeds(
@@ -187,11 +190,25 @@ def _goals(settings: Settings) -> tuple[Budget | None, Metric | None]:
     if not (metric is None or callable(metric)):
         raise UsageError(f"metric: module:function or a function is due, found {type(metric).__name__} {metric!r}")
     if budget is not None and budget.kind == "metric" and metric is None:
-        raise UsageError(
-            f"budget '{budget}' is relative to a metric, and no metric was given. "
-            "Add --metric module:function, or give a fidelity budget such as sqnr=20dB, top1=0.99 or rel=0.05."
-        )
+        raise UsageError(f"budget '{budget}' {_NO_METRIC}")
     return DEFAULT_METRIC_BUDGET if budget is None and metric is not None else budget, metric
+
+
+_NO_METRIC = (
+    "is relative to a metric, and no metric was given. "
+    "Add --metric module:function, or give a fidelity budget such as sqnr=20dB, top1=0.99 or rel=0.05."
+)
+
+
+def _check_own_budgets(pipeline: Pipeline) -> None:
+    """Refuses a pass whose own budget needs a metric, before anything is read or run."""
+    for pass_ in pipeline.passes():
+        budget = Budget.parse(pass_.budget) if isinstance(pass_, LossyPass) and pass_.budget is not None else None
+        if budget is not None and budget.kind == "metric":
+            shown = str(pipeline)
+            raise PipelineError(
+                shown, shown.find(str(PassItem(pass_))), f"{pass_.name}: budget '{budget}' {_NO_METRIC}"
+            )
 
 
 def _verifier(

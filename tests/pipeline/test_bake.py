@@ -111,3 +111,13 @@ def test_a_gate_that_fails_hands_out_the_report_and_no_model():
         baker.bake(proto(), "quantize,verify{against=exact}", calib=CALIB)
     assert [record.status for record in caught.value.report.passes] == ["kept", "rolled back"]
     assert "verify: " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "character"),
+    [("quantize{budget=9%}", 1), ("fuse,try(quantize{budget=9%})", 10), ("ternary{budget=1%}", 1)],
+)
+def test_a_budget_of_a_pass_that_needs_a_metric_is_refused_where_it_stands(tmp_path, pipeline, character):
+    with pytest.raises(UsageError, match=f"character {character}: .*: budget '.%' is relative to a metric") as caught:
+        baker.bake(tmp_path / "is never opened.onnx", pipeline)
+    assert "--metric module:function" in str(caught.value)
