@@ -29,12 +29,14 @@ class Tail:
         sources: what it reads: the name of a value, or a constant.
         axis: what a Softmax normalizes over.
         to_the_end: it normalizes over all axes from there on together, as below opset 13.
+        rounding: the operator between it and its source, where that rounds.
     """
 
     op: str
     sources: tuple[str | Array, ...]
     axis: int = 0
     to_the_end: bool = False
+    rounding: str = ""
 
     @property
     def decides(self) -> bool:
@@ -42,8 +44,8 @@ class Tail:
         return self.op not in ("Softmax", "Sigmoid")
 
     def label(self, output: str) -> str:
-        """Names what the operator's output depends on."""
-        return f"{output} before its {self.op}"
+        """Names what the operator's output depends on; what two models have before other operators is not compared."""
+        return f"{output} before its {f'{self.rounding} and ' if self.rounding else ''}{self.op}"
 
     def invariant(self, raw: Mapping[str, Array]) -> Array:
         """Returns what the operator's output depends on, in float64.
@@ -136,13 +138,34 @@ def _decision(value: ir.Value) -> Tail | None:
             return _comparison(node)
         picks = is_op(node, "ArgMax", "ArgMin") or (is_op(node, "TopK") and value is node.outputs[-1])
         if picks or (is_op(node, "Cast") and _is_float(before) and not _is_float(value)):
-            rounding = before.producer()
-            source = rounding.inputs[0] if is_op(rounding, *_ROUNDINGS) else before
-            return Tail(node.op_type, (source.name or "",)) if _computed(source) and _is_float(source) else None
+            return _picked(node, before)
         if not is_op(node, *_CARRIERS):
             return None
         value = before
     return None
+
+
+def _picked(node: ir.Node, before: ir.Value) -> Tail | None:
+    before = _behind_copies(before)
+    rounding = before.producer()
+    source = rounding.inputs[0] if rounding is not None and is_op(rounding, *_ROUNDINGS) else None
+    if source is None:
+        return Tail(node.op_type, (before.name or "",)) if _computed(before) and _is_float(before) else None
+    source = _behind_copies(source)
+    if not _computed(source) or not _is_float(source) or rounding is None:
+        return None
+    return Tail(node.op_type, (source.name or "",), rounding=rounding.op_type)
+
+
+def _behind_copies(value: ir.Value) -> ir.Value:
+    """What a value is the same as: a rewrite may remove an Identity, or a Cast to the type that is there."""
+    for _ in range(8):
+        node = value.producer()
+        source = None if node is None or not node.inputs else node.inputs[0]
+        if source is None or source.dtype != value.dtype or not is_op(node, "Identity", "Cast"):
+            break
+        value = source
+    return value
 
 
 def _comparison(node: ir.Node) -> Tail | None:

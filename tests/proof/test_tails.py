@@ -122,3 +122,14 @@ class TestDecisions:
     def test_another_threshold_fails_even_where_it_flips_nothing(self, text: str):
         verdict = self.judge(decision(text), decision(text, threshold=3.001), 5000)
         assert verdict.status == "fail" and "before its" in verdict.reason
+
+
+def test_a_copy_between_a_rounding_and_its_cast_may_go():
+    body = "h = MatMul(x, w)  r = Round(h)  c = Cast<to = 1>(r)  i = Identity(c)  y = Cast<to = 7>(i)"
+    text = f"net (float[N, 8] x) => (int64[N, 5] y) {{ {body} }}"
+    reference = from_text(HEAD + text, {"w": seeded(8, 5)})
+    candidate = from_text(HEAD + text.replace("(i)", "(r)"), {"w": seeded(8, 5)})
+    assert judge(reference, candidate).status == "pass"
+    without = from_text(HEAD + text.replace("(i)", "(h)"), {"w": seeded(8, 5)})
+    assert list(probed(without).labels(["y"])) == ["y before its Cast"]
+    assert list(probed(reference).labels(["y"])) == ["y before its Round and Cast"]
