@@ -59,6 +59,30 @@ class MaxPool(OnnxMaxPool):
         return (windows.max(axis=tuple(range(-len(kernel), 0))),)
 
 
+class Pad(OpRun):
+    """Pads below 0 take elements away; onnx's own one refuses them. Inputs from opset 11 on, before it attributes."""
+
+    op_domain = ""
+
+    def _run(
+        self,
+        x: Array,
+        pads: Sequence[int] = (),
+        value: Array | float | None = None,
+        axes: Array | None = None,
+        **settings: Any,
+    ) -> tuple[Array]:
+        chosen = list(range(x.ndim)) if axes is None else [int(axis) % x.ndim for axis in axes]
+        around, cut = [(0, 0)] * x.ndim, [slice(None)] * x.ndim
+        for index, axis in enumerate(chosen):
+            before, after = int(pads[index]), int(pads[len(chosen) + index])
+            around[axis] = (max(before, 0), max(after, 0))
+            cut[axis] = slice(max(-before, 0), x.shape[axis] - max(-after, 0))
+        mode: Any = settings.get("mode") or "constant"
+        fill = {"constant_values": 0 if value is None else value} if mode == "constant" else {}
+        return (np.pad(x[tuple(cut)], around, mode, **fill).astype(x.dtype),)
+
+
 def _windows(x: Array, kernel: Sequence[int], settings: dict[str, Any], padding: float) -> Array:
     """A view of x (N, C, *in), padded, as (N, C, *out, *kernel)."""
     rank = len(kernel)

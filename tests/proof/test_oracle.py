@@ -46,6 +46,14 @@ NETS = {
         "net (float[N, 8] x) => (float[N, 8] y) { c = ConstantOfShape(s)  d = Sub(x, c)  y = Mul(d, d) }",
         s=np.array([8]),
     ),
+    "pads that take away": net(
+        'net (float[N, 8] x) => (float[N, M] y) { p = Pad<mode = "reflect">(x, k)  y = Mul(p, p) }',
+        k=np.array([0, -2, 0, 3]),
+    ),
+    "old pads": net(
+        "net (float[N, 8] x) => (float[N, M] y) { y = Pad<pads = [0, 2, 0, -1], value = 1.5>(x) }",
+        HEAD.replace("20", "10"),
+    ),
     "steps": net(
         "net (float[N, 8] x) => (float[N, 8] y) { m = Mul(x, s)  r = Round(m)  y = Div(r, s) }", s=np.float32(7)
     ),
