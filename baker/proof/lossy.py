@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import onnx_ir as ir
@@ -39,12 +39,14 @@ class Trial:
         errors: of each compared output.
         first: the candidate's outputs for the first samples.
         background: the reference's outputs for inputs that the candidate is not compared on.
+        faults: of each compared output, what no error can be measured of, or "".
     """
 
     recording: Recording
     errors: Mapping[str, OutputError]
     first: list[Outputs]
     background: Sequence[Outputs] = ()
+    faults: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def floating(self) -> list[str]:
@@ -78,7 +80,8 @@ def try_out(
         if index < SAMPLES:
             first.append(outputs)
     watch.react(runner, dict)
-    return Trial(recording, {name: meter.result() for name, meter in meters.items()}, first, background)
+    errors = {name: meter.result() for name, meter in meters.items()}
+    return Trial(recording, errors, first, background, {name: meter.fault for name, meter in meters.items()})
 
 
 # ---- measuring -------------------------------------------------------------------------------------------------
@@ -146,10 +149,10 @@ def _agreement(trial: Trial) -> dict[str, float]:
 
 
 def broken_output(trial: Trial) -> str | None:
-    """Names an output that has another shape than the reference's, or is not finite where that is."""
+    """Names an output that has another shape than the reference's, or is not finite where that is, and where."""
     for name, error in trial.errors.items():
         if name in trial.floating and math.isinf(error.max_abs):
-            return f"output '{name}' has another shape than the reference, or NaN or infinity where that is finite"
+            return f"output '{name}' {trial.faults.get(name) or 'is off by more than a number can say'}"
     return None
 
 

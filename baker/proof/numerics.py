@@ -147,12 +147,46 @@ def _mean(arrays: Sequence[Array]) -> F64:
     return np.asarray(sums / max(count, 1))
 
 
+def mismatch(reference: Array, candidate: Array) -> str | None:
+    """Says where two outputs differ in a way that no error can be measured of, or None.
+
+    That is another shape, text that differs, and elements that are NaN or infinite on one side only.
+    """
+    if reference.shape != candidate.shape:
+        return f"has shape {list(candidate.shape)} where the reference has {list(reference.shape)}"
+    odd = _oddities(reference, candidate) if is_number(reference) else np.asarray(reference != candidate)
+    if odd is None or not odd.any():
+        return None
+    index = tuple(int(place) for place in np.argwhere(odd)[0])
+    count = int(np.count_nonzero(odd))
+    values = f"is {_shown(candidate[index])} at {list(index)} where the reference is {_shown(reference[index])}"
+    return f"{values} (the first of {count})" if count > 1 else values
+
+
+def _shown(element: object) -> str:
+    """An element in at most 40 characters."""
+    if isinstance(element, (str, bytes)):
+        return f"{element.item() if isinstance(element, np.generic) else element!r:.40}"
+    return "NaN" if element != element else f"{element!s:.40}"
+
+
+def _oddities(reference: Array, candidate: Array) -> npt.NDArray[np.bool_] | None:
+    """Where numbers of one shape differ and at least one is not finite; None where all are finite."""
+    plain = all(array.dtype.kind in "fiub" for array in (reference, candidate))
+    a, b = (array if plain else array.astype(np.float64) for array in (reference, candidate))
+    finite = np.isfinite(a) & np.isfinite(b)
+    return None if finite.all() else np.asarray(~finite & (a != b) & ~(np.isnan(a) & np.isnan(b)))
+
+
 class Meter:
     """Measures one output, sample by sample, so that the candidate's outputs need not all be held at once.
 
     Args:
         reference: the reference's output for each sample.
         background: its output for more inputs, to tell what varies from what is always there.
+
+    Attributes:
+        fault: what no error can be measured of, in words: see `mismatch`. Empty where there is nothing of the kind.
     """
 
     def __init__(self, reference: Sequence[Array], background: Sequence[Array] = ()) -> None:
@@ -162,22 +196,20 @@ class Meter:
         self.floating = all(is_float(array) for array in reference)
         self.max_abs = self.noise = self.dot = self.norm_reference = self.norm_candidate = 0.0
         self.agreeing = self.rows = 0
-        self.broken = False  # shapes differ, or one side only is finite
+        self.fault = ""
 
     def add(self, index: int, candidate: Array) -> None:
         """Takes the candidate's output for sample ``index``."""
         reference = self.reference[index]
+        found = mismatch(reference, candidate)
+        if found is not None:
+            self.fault = self.fault or f"{found}, in sample {index}"
         if reference.shape != candidate.shape:
-            self.broken = True
             return
         self._count_agreement(reference, candidate)
         if not self.numeric:
-            self.broken |= not np.array_equal(reference, candidate)
             return
-        a, b = reference.astype(np.float64), candidate.astype(np.float64)
-        self.broken |= bool(((np.isfinite(a) | np.isfinite(b)) & ~(np.isfinite(a) & np.isfinite(b))).any())
-        self.broken |= not np.array_equal(a[~np.isfinite(a)], b[~np.isfinite(a)], equal_nan=True)
-        a, b = _finite(a), _finite(b)
+        a, b = _finite(reference), _finite(candidate)
         difference = b - a
         self.max_abs = max(self.max_abs, float(np.abs(difference).max(initial=0.0)))
         self.noise += float(np.vdot(difference, difference))
@@ -197,7 +229,7 @@ class Meter:
     def result(self) -> OutputError:
         """Returns the error over the samples taken so far."""
         top1 = self.agreeing / self.rows if self.rows else None
-        if self.broken:
+        if self.fault:
             return OutputError(math.inf, math.inf, -math.inf, 0.0, top1)
         if self.noise == 0.0:
             return OutputError(0.0, 0.0, math.inf, 1.0, top1)

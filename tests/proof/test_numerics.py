@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from baker.proof.numerics import (
     bit_equal,
     compare,
     excess,
+    mismatch,
     moves,
     peak,
     signal_energy,
@@ -95,6 +97,30 @@ class TestCompare:
         error = compare(reference, [2 * array for array in reference])
         assert error.cosine == pytest.approx(1.0)
         assert error.rel_l2 == pytest.approx(1.0)
+
+
+class TestMismatch:
+    @pytest.mark.parametrize(
+        ("reference", "candidate", "said"),
+        [
+            (np.ones((2, 2)), np.ones((2, 1)), "has shape [2, 1] where the reference has [2, 2]"),
+            (np.ones((2, 2)), np.array([[1, 1], [np.nan, 1]]), "is NaN at [1, 0] where the reference is 1.0"),
+            (np.array([np.nan, np.nan]), np.ones(2), "is 1.0 at [0] where the reference is NaN (the first of 2)"),
+            (np.array(np.inf), np.array(-np.inf), "is -inf at [] where the reference is inf"),
+            (np.array(["a", "b"]), np.array(["a", "c"]), "is 'c' at [1] where the reference is 'b'"),
+        ],
+    )
+    def test_says_where(self, reference: np.ndarray, candidate: np.ndarray, said: str):
+        assert mismatch(reference, candidate) == said
+
+    @pytest.mark.parametrize("dtype", ["float32", "float16", "int64", "bool", "uint8", "bfloat16", "float8_e4m3fn"])
+    def test_what_can_be_measured_is_none(self, dtype: str):
+        kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
+        assert mismatch(np.array([0, 1]).astype(kind), np.array([1, 1]).astype(kind)) is None
+
+    def test_what_is_odd_on_both_sides_is_none(self):
+        odd = np.array([np.nan, np.inf, -np.inf, 1.0])
+        assert mismatch(odd, odd.copy()) is None
 
 
 class TestExcess:
