@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from baker.pipeline.pass_base import Change
+
+MOST_SECONDS = 5.0
+"""What copies of the model may take in one run of a pass; tensors are shared, nodes are not."""
 
 WHOLE = "the whole pass"
 """The node of a change by a pass that does not ask rewrite by rewrite."""
@@ -41,6 +48,7 @@ class RewriteLimit:
     Attributes:
         limit: how many are admitted over the life of the object.
         admitted: these, in order.
+        remembers: keep the model after each rewrite of a pass in ``snapshots``, as long as that costs little.
         looking_at: the rule and the node that are being tried; stay where that raises.
     """
 
@@ -48,6 +56,9 @@ class RewriteLimit:
     admitted: list[Admitted] = field(default_factory=list)
     looking_at: tuple[str, str] | None = None
     asked: int = 0
+    remembers: bool = False
+    snapshots: list[ir.Model] = field(default_factory=list)
+    _spent: float = 0.0
     _pass: str = ""
     _first: int = 0
 
@@ -59,6 +70,7 @@ class RewriteLimit:
     def begin(self, pass_name: str) -> None:
         """The next questions come from this pass; `asked` counts them."""
         self._pass, self._first, self.asked, self.looking_at = pass_name, len(self.admitted), 0, None
+        self.snapshots, self._spent = [], 0.0
 
     def admits(self, rule: str, node: str) -> bool:
         """Counts one rewrite and tells whether it may be done."""
@@ -68,10 +80,18 @@ class RewriteLimit:
         self.admitted.append(Admitted(len(self.admitted) + 1, self._pass, rule, node))
         return True
 
-    def did(self, change: Change) -> None:
-        """Takes down what the rewrite that was admitted last says of itself."""
+    def did(self, model: ir.Model, change: Change) -> None:
+        """Takes down what the rewrite that was admitted last says of itself, and what the model is like after it."""
         if self.admitted:
             self.admitted[-1].change = change
+        if not self.remembers or self._spent > MOST_SECONDS:
+            return
+        start = time.perf_counter()
+        try:
+            self.snapshots.append(model.clone())
+        except RuntimeError:  # onnx_ir's answer to a graph that is not whole: what comes next would not be either
+            self._spent = math.inf
+        self._spent += time.perf_counter() - start
 
     def end(self, changes: tuple[Change, ...]) -> None:
         """The pass has changed the model: what it says of each rewrite; one that never asked counts as one rewrite."""

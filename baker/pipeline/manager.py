@@ -130,6 +130,8 @@ class _Run:
             self.context = replace(self.context, reference=self.source)
         if self.manager.bisect is not None and self.context.rewrites is None:
             self.context = replace(self.context, rewrites=RewriteLimit())
+        if self.manager.bisect is not None and self.context.rewrites is not None:
+            self.context.rewrites.remembers = True
         self.state = State(model)
         self.judge = Judge(self.context.verifier, self.context)
         self.trace = self.manager.trace or Trace()
@@ -246,7 +248,9 @@ class _Run:
         record = trial.record(time.perf_counter() - start, kept=keep)
         state = self.next_state(trial, keep)
         step = Step(len(self.records) + 1, pass_, before, state, trial.model, trial.changed, trial.fault, trial.verdict)
-        step.rewrites = numbered
+        step.rewrites, step.refused, step.sound = numbered, trial.refused, trial.sound
+        if rewrites is not None and (step.fault is not None or not self.manager.verify):
+            step.admitted, step.snapshots = rewrites.admitted[numbered:], rewrites.snapshots
         self.trace.add(step, in_try=self.groups > 0)
         return record, state
 

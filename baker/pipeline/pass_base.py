@@ -92,7 +92,7 @@ class PassContext:
     def did(self, model: ir.Model, change: Change) -> None:
         """Tells of a change that is complete, so that it can be judged by itself (--verify-each)."""
         if self.rewrites is not None:
-            self.rewrites.did(change)
+            self.rewrites.did(model, change)
         if self.checkpoint is not None:
             self.checkpoint(model, change)
 

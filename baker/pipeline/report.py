@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from baker.model.lower import SourceFacts
     from baker.model.save import SavedFacts
-    from baker.pipeline.bisect import Blame
+    from baker.pipeline.blame import Blame
     from baker.pipeline.pass_base import Change, Declined
     from baker.proof.numerics import OutputError
     from baker.proof.verdict import Finding, Measurement

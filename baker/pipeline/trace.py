@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from baker.pipeline.judging import State
+from baker.pipeline.limit import Admitted
 from baker.pipeline.pass_base import Pass
 from baker.proof.verifier import Verdict
 
@@ -22,8 +23,11 @@ class Step:
         before, after: the states; the same where nothing was kept.
         made: the model that the pass made, kept or not.
         fault: why it failed, if it did.
+        sound: a valid model came out of it.
         rewrites: how many rewrites of the pipeline came before it.
+        admitted, snapshots: its rewrites, and the model after each as far as that was kept.
         excused: it stood in a ``try(...)`` that was undone.
+        refused: it judges the model it is given, as the pass `verify` does, and did not accept it.
     """
 
     number: int
@@ -36,6 +40,10 @@ class Step:
     verdict: Verdict | None = None
     rewrites: int = 0
     excused: bool = False
+    refused: bool = False
+    sound: bool = True
+    admitted: Sequence[Admitted] = ()
+    snapshots: Sequence[ir.Model] = ()
 
 
 @dataclass

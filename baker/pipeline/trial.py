@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from baker.errors import BakerError, ResourceError, SecurityError, UsageError
+from baker.errors import BakerError, GateError, ResourceError, SecurityError, UsageError
 from baker.model.graph import count_nodes, index_names
 from baker.model.save import saved_size
 from baker.pipeline.integrity import fingerprint, structural_fault
@@ -29,6 +29,7 @@ class Trial:
         changed: found by comparison, whatever the pass says.
         sound: a valid model with the same interface came out, whatever its numbers.
         fault: why the result may not be kept.
+        refused: the pass judged the model that it was given, and does not accept it.
     """
 
     pass_: Pass
@@ -40,6 +41,7 @@ class Trial:
     changed: bool = False
     sound: bool = False
     fault: str | None = None
+    refused: bool = False
     verdict: Verdict | None = None
 
     def run(self, context: PassContext) -> None:
@@ -58,7 +60,7 @@ class Trial:
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001  # a pass may be anybody's code: it is undone, named
             _log.debug("pass '%s' raised", self.pass_.name, exc_info=error)
-            self.changed = True
+            self.changed, self.refused = True, isinstance(error, GateError)
             self.fault = str(error) if isinstance(error, BakerError) else f"raised {type(error).__name__}: {error}"
         else:
             self._inspect(result)

@@ -180,3 +180,50 @@ class ByHand(Pass):
             rule.apply(Match(node=node))
             changes.append(Change("by-hand", name, "Mul -> Div"))
         return PassResult(model, changes)
+
+
+class Misleads(Pass):
+    """Says of some values that they have another shape: no number changes, until somebody believes it."""
+
+    name = "misleads"
+    fidelity = Fidelity.EXACT
+
+    def run(self, model: ir.Model, context: PassContext) -> PassResult:
+        changes = []
+        for node in model.graph:
+            if node.op_type in ("Relu", "Abs") and context.admits("mislead", label(node)):
+                node.doc_string = "seen"
+                if node.op_type == "Abs":
+                    node.outputs[0].shape = ir.Shape([2, 9])
+                changes.append(Change("mislead", label(node), "looked at"))
+        return PassResult(model, changes)
+
+
+class Believes(Pass):
+    """Puts the shape that the model states in the place of Shape."""
+
+    name = "believes"
+    fidelity = Fidelity.ROUNDING
+
+    def run(self, model: ir.Model, context: PassContext) -> PassResult:
+        changes = []
+        for node in [node for node in model.graph if node.op_type == "Shape"]:
+            dims = [dim if isinstance(dim, int) else 1 for dim in node.inputs[0].shape]
+            if context.admits("believe", label(node)):
+                replace_value(node.outputs[0], set_initializer(model.graph, "dims", np.array(dims)))
+                remove_if_dead(node.outputs[0])
+                changes.append(Change("believe", label(node), "Shape -> constant"))
+        return PassResult(model, changes)
+
+
+class Forgetful(Pass):
+    """Does harm the first time only, in its third rewrite: its count outlives the run."""
+
+    name = "forgetful"
+    fidelity = Fidelity.ROUNDING
+
+    def run(self, model: ir.Model, context: PassContext) -> PassResult:
+        return PassResult(model, *apply_rewrites(model, [_FORGETFUL], context))
+
+
+_FORGETFUL = Divide("nudge", 2)
