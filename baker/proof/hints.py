@@ -24,17 +24,22 @@ class InputHint:
     Attributes:
         below: integers must be smaller than this, because they index a table of this size; None: no table seen.
         compared: constants that the graph compares the input with.
+        lowest: integers must not be smaller than this; None: no such bound seen.
     """
 
     below: int | None = None
     compared: tuple[float, ...] = ()
+    lowest: int | None = None
 
 
 def hint_for(value: ir.Value) -> InputHint:
     """Follows an input through operators that only move its numbers."""
     below: list[int] = []
     compared: list[float] = []
+    lowest = None
     for node, index in _uses(value):
+        if is_op(node, "STFT") and index in (1, 3):  # ONNX Runtime divides by frame_step, and dies where it is 0
+            lowest = 1
         table = _table_size(node, index)
         if table is not None:
             below.append(table)
@@ -44,7 +49,7 @@ def hint_for(value: ir.Value) -> InputHint:
                 below.append(int(other.max()) + 1)
             elif other is not None:
                 compared += [float(item) for item in other.ravel()]
-    return InputHint(min(below, default=None), tuple(dict.fromkeys(compared)))
+    return InputHint(min(below, default=None), tuple(dict.fromkeys(compared)), lowest)
 
 
 def _uses(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
