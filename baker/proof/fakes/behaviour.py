@@ -52,6 +52,7 @@ class Watch:
         self.copies: dict[str, set[str]] = {}  # output -> inputs that it may be a part of
         self.gains = {name: Gain() for name in names}
         self.errors = dict.fromkeys(names, 0.0)
+        self.alike: dict[str, list[bool]] = {name: [] for name in names}  # are a batch's samples all alike?
         self.shown: list[tuple[Reaction, Outputs | str]] = []
 
     def take(self, index: int, outputs: Outputs) -> None:
@@ -65,12 +66,21 @@ class Watch:
                 self.still.discard(name)
             if self.copies[name]:
                 self.copies[name] = {key for key in self.copies[name] if _copied(found, due, feed[key])}
+            self._look_inside(name, due, found)
             if self.same_function:
                 self.gains[name].add(due, found)
             elif found.shape == due.shape and is_float(due):
                 self.errors[name] = max(self.errors[name], compare([due], [found]).rel_l2)
         if index == 0:
             self.first = outputs
+
+    def _look_inside(self, name: str, due: Array, found: Array) -> None:
+        """Notes whether the samples of a batch got the same result where the reference's differ."""
+        if due.shape != found.shape or due.ndim < 2 or len(due) < 2:
+            return
+        least = self.rounding if self.same_function else SIGNAL
+        if _differs(np.broadcast_to(due[:1], due.shape), due, least):
+            self.alike[name].append(bool(np.array_equal(found, np.broadcast_to(found[:1], found.shape))))
 
     def react(self, runner: ort.InferenceSession, read: Reader) -> None:
         """Runs the candidate on what the reference was probed with; ``read`` as in `answer`."""
@@ -194,17 +204,13 @@ class Watch:
     def _same_for_all(self) -> Iterator[Finding]:
         """All samples of a batch get the result of the first one."""
         for reaction, outputs in self.shown:
-            if not reaction.probe.batch or isinstance(outputs, str):
-                continue
-            for name in self.names:
-                due, found = reaction.outputs[name], outputs[name]
-                if due.shape != found.shape or due.ndim < 1 or len(due) < 2:
-                    continue
-                least = self.rounding if self.same_function else SIGNAL
-                rows = np.broadcast_to(due[:1], due.shape)
-                if np.array_equal(found, np.broadcast_to(found[:1], found.shape)) and _differs(rows, due, least):
-                    what = f"is the same for all {len(due)} samples of a batch, where the reference's is not."
-                    yield Finding("same-for-all", f"output '{name}'", what)
+            if reaction.probe.batch and not isinstance(outputs, str):
+                for name in self.names:
+                    self._look_inside(name, reaction.outputs[name], outputs[name])
+        for name, alike in self.alike.items():
+            if alike and all(alike):
+                what = "is the same for all samples of a batch, where the reference's is not."
+                yield Finding("same-for-all", f"output '{name}'", what)
 
     # ---- errors ----
 

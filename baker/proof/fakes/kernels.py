@@ -25,28 +25,34 @@ def kernel_findings(original: ir.Model, candidate: ir.Model, custom_ops: str | N
         audit = audit_kernels(candidate, custom_ops=custom_ops)
     except ModelError:
         return  # whoever ran it at the default level has said so
-    broken = _in_float(claims, audit)
-    if not broken:
+    named_ones, count = _in_float(claims, audit, len(layers(candidate)) - len(claims))
+    if not count:
         return
-    told = f"claim {_kinds(broken)} weights, and ONNX Runtime runs float kernels for them"
-    if len(broken) == len(claims):
+    shown = f"layers {named([layer.name for layer in named_ones])}" if named_ones else f"{count} of the layers"
+    told = f"claim {_kinds(claims)} weights, and ONNX Runtime runs float kernels for them"
+    if count >= len(claims):
         what = f"{told}: no layer is left that gains by it. Quantize their inputs, too, or leave them float."
-        yield Finding("float-kernels", f"layers {named([layer.name for layer in broken])}", what)
+        yield Finding("float-kernels", shown, what)
         return
-    what = f"{told}; {len(claims) - len(broken)} of {len(claims)} are what they claim."
-    yield Finding("float-kernels", f"layers {named([layer.name for layer in broken])}", what, "warning")
+    yield Finding("float-kernels", shown, f"{told}; {len(claims) - count} of {len(claims)} run as claimed.", "warning")
 
 
 def _claims(model: ir.Model) -> list[Layer]:
     return [layer for layer in layers(model) if layer.integer or layer.low_bits or (layer.rounded and layer.floats)]
 
 
-def _in_float(claims: list[Layer], audit: KernelAudit) -> list[Layer]:
-    """Those that stand in the optimized graph under their name, or that of their output, as float kernels."""
+def _in_float(claims: list[Layer], audit: KernelAudit, others: int) -> tuple[list[Layer], int]:
+    """Which claims run float kernels, as far as they keep their names in the optimized graph, and how many.
+
+    Args:
+        others: how many layers claim nothing; a float kernel more than these belongs to a claim.
+    """
+    packed = sum(use.kernel == "float" and "NBits" in use.op for use in audit.nodes)
+    if not audit.integer + audit.ternary + packed:
+        return claims, len(claims)
     floating = {use.node for use in audit.nodes if use.kernel == "float" and "NBits" not in use.op}
-    real = audit.integer + audit.ternary + sum(use.kernel == "float" and "NBits" in use.op for use in audit.nodes)
-    by_name = [layer for layer in claims if {layer.node.name, layer.node.outputs[0].name} & floating]
-    return by_name if by_name or real else (claims if audit.float else [])
+    known = [layer for layer in claims if {layer.node.name, layer.node.outputs[0].name} & floating]
+    return known, min(max(len(known), audit.float - packed - others), len(claims) - 1)
 
 
 def _kinds(claims: list[Layer]) -> str:

@@ -113,7 +113,7 @@ def _rounds_activations(node: ir.Node) -> bool:
 
 
 def _quantized(layer: Layer) -> bool:
-    return layer.integer or layer.low_bits
+    return layer.integer or layer.low_bits or (layer.rounded and bool(layer.floats))
 
 
 # ---- float32 that holds less -----------------------------------------------------------------------------------
