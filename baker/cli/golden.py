@@ -30,7 +30,7 @@ def golden() -> None:
     """
 
 
-@golden.command(cls=Command)
+@golden.command(cls=Command, short_help="Bake MODEL; keep in DIR how, and what came out.")
 @click.argument("folder", metavar="DIR", type=FOLDER)
 @click.argument("model", type=MODEL)
 @click.option("-p", "--pipeline", required=True, help="Passes in order, as for baker-opt.")
@@ -69,7 +69,7 @@ def record(folder: Path, as_json: bool, quiet: bool, verbose: int, **options: An
         note(f"warning: {warning}")
 
 
-@golden.command(cls=Command)
+@golden.command(cls=Command, short_help="Bake again what DIR holds, and compare.")
 @click.argument("folder", metavar="DIR", type=FOLDER)
 @click.option("--only", metavar="NAME", multiple=True, help="Check this recipe; default: all.")
 @click.option("--update", is_flag=True, help="Take what came out as what is expected from now on.")
@@ -85,6 +85,9 @@ def check(
 
     Ends with 0 where nothing is worse, else with 1. By how much a figure may be worse stands in DIR/golden.json, under
     slack; what is better is told and never fails. A recipe that cannot be run ends with the exit code of its error.
+
+    --json prints recipes, a list of: name, pipeline, outcome (equal, better, different or error), error, differences
+    (what, where, recorded, now, outcome, allowed), begins_at (a pass), versions, warnings, updated.
     """
     from baker.pipeline.golden_text import check_json, check_text
 

@@ -8,11 +8,12 @@ from baker.cli.golden import golden
 from baker.cli.guard import launch
 from baker.cli.inspect import inspect
 from baker.cli.passes import passes
-from baker.cli.shell import EXITS
+from baker.cli.shell import EXITS, version_option
 from baker.cli.verify import verify
 
 
 @click.group(epilog=EXITS, context_settings={"help_option_names": ["-h", "--help"]})
+@version_option
 def group() -> None:
     """Look at ONNX models and passes, and judge one model against another. To optimize a model: baker-opt."""
 

@@ -11,7 +11,17 @@ import click
 from baker.cli.blame import print_blame
 from baker.cli.guard import launch
 from baker.cli.request import Paths, Request
-from baker.cli.shell import EXITS, MODEL, Command, note, progress, proof_options, verbosity_options, width
+from baker.cli.shell import (
+    EXITS,
+    MODEL,
+    Command,
+    note,
+    progress,
+    proof_options,
+    verbosity_options,
+    version_option,
+    width,
+)
 from baker.errors import UsageError
 
 if TYPE_CHECKING:
@@ -60,6 +70,7 @@ PIPELINE_HELP = (
 @click.option("--load", metavar="FILE.py", multiple=True, type=MODEL, help="Also take the passes of this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of a table.")
 @verbosity_options
+@version_option
 def opt(**options: Any) -> None:
     """Run a pipeline of passes over MODEL, check every step's numbers, and write the result with its evidence.
 

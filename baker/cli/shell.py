@@ -33,6 +33,9 @@ MODEL = click.Path(exists=True, dir_okay=False, path_type=Path)
 class Command(click.Command):
     """Ends with the exit code of the error it met and one message on stderr; a traceback only at -vv."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{"epilog": EXITS, **options})
+
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command; every exception ends here, but those that click itself knows."""
         try:
@@ -154,6 +157,13 @@ def proof_options(command: F) -> F:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def version_option(command: F) -> F:
+    """--version, of the distribution."""
+    import baker
+
+    return click.version_option(baker.__version__, message="%(prog)s %(version)s")(command)
 
 
 def verbosity_options(command: F) -> F:

@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from baker.errors import printable
+from baker.pipeline.report import BudgetRecord
 
 if TYPE_CHECKING:
     from baker.pipeline.pass_base import Declined
@@ -102,9 +103,7 @@ def summary(report: Report) -> Table:
 def _facts(report: Report) -> Iterable[tuple[str, str]]:
     budget, kernels, needs = report.budget, report.kernels, report.requires
     if budget is not None:
-        measured = "nothing measured" if budget.value is None else f"measured {budget.value:.4g}"
-        held = {True: "met", False: "NOT met", None: "not judged"}[budget.met]
-        yield "budget", f"{budget.kind} {budget.limit:g}: {measured}, {held}"
+        yield "budget", _budget(budget)
     if kernels is not None:
         yield "kernels", f"{kernels.integer} integer, {kernels.ternary} ternary, {kernels.float} float"
     if needs is not None:
@@ -188,6 +187,12 @@ def _verdict(record: PassRecord) -> Text:
     return text
 
 
+def _budget(budget: BudgetRecord) -> str:
+    measured = "nothing measured" if budget.value is None else f"measured {budget.value:.4g}"
+    held = {True: "met", False: "NOT met", None: "not judged"}[budget.met]
+    return f"{budget.kind} {budget.limit:g}: {measured}, {held}"
+
+
 def _samples(count: int) -> str:
     return f"{count} sample{'' if count == 1 else 's'}"
 
@@ -217,11 +222,15 @@ def verdict_view(verdict: Verdict, *, width: int) -> str:
         top1 = "" if error.top1_agreement is None else f"{error.top1_agreement:.4f}"
         figures = f"{error.max_abs:.2e}", f"{error.rel_l2:.2e}", f"{error.sqnr_db:.1f}", f"{error.cosine:.6f}", top1
         table.add_row(Text(printable(name)), *figures)
-    lines = [Text(printable(f"{verdict.status} on {_samples(verdict.samples)}"))]
+    seen = f" on {_samples(verdict.samples)}" if verdict.samples else ""
+    lines = [Text(printable(f"{verdict.status}{seen}"))]
+    if verdict.measurement is not None:
+        lines.append(Text(f"budget {_budget(BudgetRecord.of(verdict.measurement))}"))
     lines += [Text(printable(f"warning: {warning}")) for warning in verdict.warnings]
     lines += [Text(printable(f"finding: {finding}")) for finding in verdict.findings if finding.fatal]
     lines += [Text(printable(f"note: {finding}")) for finding in verdict.findings if finding.severity == "note"]
-    return _printed(Group(table, Text(), *lines), width, color=False)
+    shown = (table, Text()) if verdict.outputs else ()
+    return _printed(Group(*shown, *lines), width, color=False)
 
 
 def facts_view(facts: Mapping[str, Any], *, width: int) -> str:

@@ -13,7 +13,9 @@ import pytest
 from click.testing import CliRunner, Result
 from helpers import seeded
 
+import baker
 from baker.cli.group import group
+from baker.cli.opt import opt
 
 MODEL = """<ir_version: 9, opset_import: ["": 18], producer_name: "made \\u001b[2J up">
 g (float[N,4] x) => (float[N,3] y) { h = MatMul(x, w)  y = Softmax(h) }"""
@@ -120,3 +122,31 @@ def test_passes_lists_and_describes():
     assert entry["fidelity"] == "lossy"
     assert {"only", "skip", "budget", "kernel"} <= {option["name"] for option in entry["options"]}
     assert run("passes", "ternry").exit_code == 2
+
+
+def test_verify_prints_keys_that_stay(folder):
+    verdict = json.loads(run("verify", "a.onnx", "near.onnx", "--json", "--budget", "rel=0.1").stdout)
+    keys = ["status", "reason", "outputs", "samples", "warnings", "runnable", "measurement", "findings"]
+    assert [key for key in verdict if key in keys] == keys
+    assert list(verdict["outputs"]["y"])[:5] == ["max_abs", "rel_l2", "sqnr_db", "cosine", "top1_agreement"]
+    assert list(verdict["measurement"]) == ["kind", "value", "limit", "met", "detail"]
+
+
+def test_verify_tells_the_budget_and_how_to_give_one(folder):
+    assert "budget rel 0.1: measured 0.0" in run("verify", "a.onnx", "near.onnx", "--budget", "rel=0.1").stdout
+    assert "NOT met" in run("verify", "a.onnx", "near.onnx", "--budget", "rel=0.0001").stdout
+    assert "--budget sqnr=20dB" in run("verify", "a.onnx", "near.onnx").stderr
+    assert "--budget" not in run("verify", "a.onnx", "near.onnx", "--budget", "rel=0.0001").stderr
+    other = run("verify", "a.onnx", "other.onnx")
+    assert "--budget" not in other.stderr
+    assert "max |d|" not in other.stdout
+    assert "0 samples" not in other.stdout
+
+
+def test_every_command_tells_its_exit_codes_and_the_group_its_version():
+    for name, command in group.commands.items():
+        for inner in getattr(command, "commands", {name: command}).values():
+            assert inner.epilog is not None, inner.name
+            assert "6 internal error" in inner.epilog, inner.name
+    assert run("--version").stdout == f"baker {baker.__version__}\n"
+    assert CliRunner().invoke(opt, ["--version"], prog_name="baker-opt").stdout == f"baker-opt {baker.__version__}\n"
