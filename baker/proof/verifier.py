@@ -15,6 +15,7 @@ from baker.proof.fakes.behaviour import Watch
 from baker.proof.fakes.detect import in_approximation, in_same_function
 from baker.proof.fakes.structure import changed_interface
 from baker.proof.feeds import Feeds
+from baker.proof.further import Further
 from baker.proof.interface import Feed, compare_interfaces, required_inputs
 from baker.proof.judge import Comparison
 from baker.proof.lossy import (
@@ -96,6 +97,7 @@ class Verifier:
         self.strict = strict
         self.made_up = isinstance(feeds, Feeds) and feeds.synthetic
         self._recorder = Recorder(reference, held_out, calibration=calibration, threads=threads, custom_ops=library)
+        self._further = Further(self._recorder, feeds.further if isinstance(feeds, Feeds) else None)
         self._reference_score: float | None = None
 
     @property
@@ -178,8 +180,9 @@ class Verifier:
         watch.react(runner, probe.outputs)
         del runner  # its memory is free for the float64 run
         caveats = self._recorder.caveats(original, recording, len(self.feeds))
-        errors = {name: error for name, error in comparison.errors().items() if name in names}
-        verdict = Verdict("pass", "", errors, len(recording.feeds), caveats)
+        errors = comparison.errors()
+        shown = {name: errors[name] for name in names}
+        verdict = Verdict("pass", "", shown, len(recording.feeds), caveats)
         fault = comparison.fault(original)
         if fault is not None:
             verdict = replace(verdict, status="fail", reason=fault)
@@ -188,7 +191,8 @@ class Verifier:
             doubtful = [name for name in names if name not in fixed]
             still = [name for name in doubtful if not moves(recording.column(name), comparison.tolerance)]
             verdict = self._unless_still(verdict, doubtful, still)
-        return verdict.with_findings(in_same_function(self._recorder, watch, original, candidate, verdict))
+            verdict = self._further.settle(verdict, original, candidate, comparison.tolerance)
+        return verdict.with_findings(in_same_function(self._recorder, watch, original, candidate, verdict, errors))
 
     def _nothing_to_compare(self, original: ir.Model) -> Verdict | None:
         if not self.feeds:

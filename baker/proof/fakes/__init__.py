@@ -6,6 +6,7 @@ before a float layer meet any budget and save nothing. Each sign is a `baker.pro
     kind                  sign                                                                              module
     dropped-output        an output or input of the reference is gone                                       structure
     constant-output       an output does not move where the reference's does, or depends on no input        behaviour
+    hidden-change         what a saturated Softmax or Sigmoid hides is another function                     hidden
     copied-input          an output is an input, or a part of one                                           behaviour
     ignored-input         an input that mattered no longer does                                             behaviour
     unsupported-size      a size that the reference runs at fails, or gives another result                  behaviour

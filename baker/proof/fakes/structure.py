@@ -6,19 +6,19 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from baker.model.graph import is_op, shape_of, subgraphs
+from baker.model.graph import is_op, subgraphs
 from baker.proof.verdict import Finding
 
 
 def dependencies(model: ir.Model) -> dict[str, frozenset[str]]:
     """Finds which inputs' numbers reach each output of the graph, through subgraphs, too.
 
-    A Shape of fixed dims reads no numbers.
+    A Shape reads no numbers: a constant can be spread to whatever shape is asked for.
     """
     reaching = {value: frozenset([value.name or ""]) for value in model.graph.inputs}
     none: frozenset[str] = frozenset()
     for node in model.graph:
-        if is_op(node, "Shape", "Size") and None not in (shape_of(node.inputs[0]) or (None,)):
+        if is_op(node, "Shape", "Size"):
             continue
         found = none.union(*(reaching.get(value, none) for value in _read(node)))
         if found:
