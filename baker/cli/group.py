@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from baker.cli.bench import bench
 from baker.cli.golden import golden
 from baker.cli.guard import launch
 from baker.cli.inspect import inspect
@@ -18,7 +19,7 @@ def group() -> None:
     """Look at ONNX models and passes, and judge one model against another. To optimize a model: baker-opt."""
 
 
-for command in (verify, inspect, passes, golden):
+for command in (verify, bench, inspect, passes, golden):
     group.add_command(command)
 
 

@@ -1,0 +1,164 @@
+"""One launch of a benchmark: blocks of timed runs, in rounds of fresh sessions."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from baker.proof.speed.plan import ARMS, Feed, Outputs, Plan, Timed, blamed, load_feed, open_arm
+
+SLOT_SECONDS = 0.0025
+"""An arm is timed for about this long before the next one has its turn; bursts of load last longer."""
+
+MAX_RUNS = 64
+_COLD_RUN = 0.02  # below this many seconds a run, each turn starts with one that is not counted: caches are refilled
+_WARM_UP = 0.02  # seconds each session is warmed up for, at least 3 runs of it
+
+
+class Launch:
+    """Times blocks of runs in rounds of fresh sessions."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.random = random.Random(plan.seed)
+        self.feeds = {index: load_feed(plan, index) for group in plan.groups for index in group}
+        self.order = self._feed_order()
+        self.timed = Timed()
+        self.outputs: dict[tuple[str, int], Outputs] = {}
+        self.sessions: dict[str, ort.InferenceSession] = {}
+        self.runs = 1
+
+    def run(self) -> Timed:
+        """Does what the plan asks for."""
+        rounds, spent = self.plan.rounds, 0.0
+        done = 0
+        while done < rounds:
+            making = self._open_all()
+            if done == 0 and 3 * making > self.plan.seconds:
+                rounds = 1  # sessions that take long to make are made once
+            blocks = -(-self.plan.blocks // rounds)
+            start = time.perf_counter()
+            self.timed.rounds.append(self._blocks(blocks, (self.plan.seconds - spent) / (rounds - done)))
+            spent += time.perf_counter() - start
+            done += 1
+        self._same_again()
+        self.sessions.clear()
+        return self.timed
+
+    def _open_all(self) -> float:
+        """Makes the three sessions in random order and warms them up; returns the seconds that making them took."""
+        self.sessions.clear()
+        order = self.random.sample(ARMS, len(ARMS))
+        start = time.perf_counter()
+        self.sessions = {arm: open_arm(arm, self.plan) for arm in order}
+        making = time.perf_counter() - start
+        slowest = max(self._warm_up(arm) for arm in order)
+        self.runs = max(1, min(MAX_RUNS, round(SLOT_SECONDS / slowest)))
+        self.cold = slowest < _COLD_RUN
+        return making
+
+    def _warm_up(self, arm: str) -> float:
+        """Runs a session for a while; returns the seconds of its fastest run."""
+        run, took = self.sessions[arm].run, []
+        for index in itertools.islice(itertools.cycle(self.feeds), 1000):
+            feed = self.feeds[index]
+            start = time.perf_counter()
+            blamed("b" if arm == "b" else "a", partial(run, self.plan.names, feed))
+            took.append(time.perf_counter() - start)
+            if sum(took) > _WARM_UP and len(took) >= 3:
+                break
+        return min(took)
+
+    def _blocks(self, least: int, seconds: float) -> list[list[float]]:
+        """Times blocks until there are enough and the time is up; all orders of the three arms come equally often."""
+        found: list[list[float]] = []
+        orders: list[tuple[str, ...]] = []
+        end = time.perf_counter() + seconds
+        while len(found) < least or time.perf_counter() < end:
+            orders = orders or self.random.sample(list(itertools.permutations(ARMS)), 6)
+            found.append(self._block(orders.pop()))
+        return found
+
+    def _block(self, order: Sequence[str]) -> list[float]:
+        feeds = self._next_feeds()
+        repeats = max(1, self.runs // len(feeds))
+        seconds = {arm: self._turn(arm, feeds, repeats) for arm in order}
+        return [seconds[arm] for arm in ARMS]
+
+    def _turn(self, arm: str, feeds: Sequence[int], repeats: int) -> float:
+        """Times one arm: the mean over the feeds of the fastest run on each; runs in a row never share an input."""
+        run, names, clock, kept = self.sessions[arm].run, self.plan.names, time.perf_counter, []
+        took = np.empty((repeats, len(feeds)))
+        if self.cold:
+            run(self.plan.names, self.feeds[feeds[-1]])
+        for repeat in range(repeats):
+            for place, index in enumerate(feeds):
+                feed = self.feeds[index]
+                start = clock()
+                outputs = run(names, feed)
+                took[repeat, place] = clock() - start
+                kept.append((index, outputs))
+        for index, outputs in kept[-len(feeds) :]:
+            self._keep(arm, index, outputs)
+        fastest = took.min(axis=0)
+        if arm != "control":
+            best = self.timed.fastest[arm]
+            best.update({i: min(best.get(i, np.inf), float(t)) for i, t in zip(feeds, fastest, strict=True)})
+        return float(fastest.mean())
+
+    def _keep(self, arm: str, index: int, outputs: Outputs) -> None:
+        """Keeps what an input gave out the first time, and counts what differs from it later."""
+        known = self.outputs.setdefault((arm, index), outputs)
+        self.timed.unsteady[arm] += not all(map(_same, known, outputs))
+
+    def _feed_order(self) -> Iterator[list[int]]:
+        """Yields feeds for ever: a shape's feeds shuffled, then the next shape's."""
+        for group in itertools.cycle(self.plan.groups):
+            yield self.random.sample(group, len(group))
+
+    def _next_feeds(self) -> list[int]:
+        """The distinct feeds of a block: as many as it has runs, or fewer, each then run more than once."""
+        wanted = self.runs if self.runs < 4 else 2 if self.runs < 8 else 4
+        return next(self.order)[:wanted]
+
+    def _same_again(self) -> None:
+        """Times a run on the input of the run before against one on another input: a network must not remember."""
+        group = max(self.plan.groups, key=len)
+        if len(group) < 2:
+            return
+        for _ in range(3 if self.cold else 1):
+            one, other = (self.feeds[index] for index in self.random.sample(group, 2))
+            for arm in ("a", "b"):
+                fresh, same = self._pair_times(self.sessions[arm].run, one, other)
+                self.timed.again[arm].append(float(np.log(fresh / same)))
+
+    def _pair_times(self, run: Callable[..., Outputs], one: Feed, other: Feed) -> tuple[float, float]:
+        names, clock = self.plan.names, time.perf_counter
+        fresh: list[float] = []
+        same: list[float] = []
+        for _ in range(max(1, min(self.runs, 8))):
+            for times, before in ((fresh, other), (same, one)):
+                run(names, before)
+                start = clock()
+                run(names, one)
+                times.append(clock() - start)
+        return min(fresh), min(same)
+
+
+def _same(before: Any, after: Any) -> bool:
+    """Equal, or as near as the order of a sum may move it."""
+    if not (isinstance(before, np.ndarray) and isinstance(after, np.ndarray)):
+        return str(before) == str(after)
+    if before.shape != after.shape or before.dtype.kind != "f":
+        return bool(np.array_equal(before, after))
+    if np.array_equal(before, after, equal_nan=True):
+        return True
+    room = 1e-4 * float(np.abs(np.where(np.isfinite(before), before, 0)).max(initial=0))
+    return bool(np.allclose(before, after, rtol=1e-3, atol=room, equal_nan=True))
