@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from baker.errors import ModelError, ResourceError
-from baker.model.graph import Array, all_nodes, attribute, constant_value, has_reference_attribute, is_op
+from baker.model.graph import Array, all_nodes, attribute, constant_value, has_reference_attribute, is_op, subgraphs
 from baker.model.marks import quoted
 from baker.model.tensors import MAX_RANK, tensor_nbytes
 
@@ -20,13 +20,19 @@ def check_constants(model: ir.Model) -> None:
 
     Raises:
         ModelError: a ConstantOfShape of negative size.
-        ResourceError: a ConstantOfShape over `MAX_TENSOR_BYTES`, a Loop over `MAX_TRIPS`.
+        ResourceError: an input or a ConstantOfShape over `MAX_TENSOR_BYTES`, Loops over `MAX_TRIPS`.
     """
+    for value in model.graph.inputs:
+        if value.shape is not None and value.shape.is_static() and value.dtype is not None:
+            _check_bytes(f"input {quoted(value.name)} is", value.dtype, value.shape.numpy())
     for node in all_nodes(model):
         if is_op(node, "ConstantOfShape"):
             _check_fill(node)
-        elif is_op(node, "Loop"):
-            _check_loop(node)
+    trips = _Trips(model)
+    for function in model.functions.values():
+        trips.of(function.graph)
+    if (total := trips.of(model.graph)) > MAX_TRIPS:
+        raise ResourceError(f"the model's Loops repeat {total} times in all; the limit is {MAX_TRIPS}")
 
 
 def _check_fill(node: ir.Node) -> None:
@@ -41,15 +47,51 @@ def _check_fill(node: ir.Node) -> None:
     check_size(node, dtype, tuple(int(dim) for dim in dims.reshape(-1)))
 
 
-def _check_loop(node: ir.Node) -> None:
-    trips = constant_value(node.inputs[0]) if node.inputs and node.inputs[0] is not None else None
-    endless = bool(node.inputs) and node.inputs[0] is None
-    if not endless and (trips is None or trips.size != 1 or int(trips.reshape(-1)[0]) <= MAX_TRIPS):
-        return
+class _Trips:
+    """Counts how often the Loops of a graph go round, Loops inside of Loops and of called functions included.
+
+    A Loop counts as one where its condition may end it early, or its number of trips is not known.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self.functions = model.functions
+        self.known: dict[ir.Graph, int] = {}  # functions call no one that calls them: that was checked
+
+    def of(self, graph: ir.Graph) -> int:
+        """Returns a lower bound, and raises where it is over the limit."""
+        if graph not in self.known:
+            self.known[graph] = sum(self._node(node) for node in graph)
+        return self.known[graph]
+
+    def _node(self, node: ir.Node) -> int:
+        called = self.functions.get(node.op_identifier())
+        if called is not None:
+            return self.of(called.graph)
+        inner = [self.of(graph) for graph in subgraphs(node)]
+        if not inner:
+            return 0
+        if not is_op(node, "Loop"):
+            return min(inner)  # the shorter branch of an If, the body of a Scan
+        trips = _constant_trips(node)
+        found = None if trips is None else trips * max(1, inner[0])
+        if found is not None and found > MAX_TRIPS:
+            count = f"{found} times" if trips != _ENDLESS else "without end"
+            raise ResourceError(f"Loop {_shown(node)} repeats {count}; the limit is {MAX_TRIPS}")
+        return max(1, inner[0]) if found is None else found
+
+
+_ENDLESS = 2**63
+
+
+def _constant_trips(node: ir.Node) -> int | None:
+    """The number of trips of a Loop that nothing else ends; None where it is not known, or something may end it."""
     body = None if has_reference_attribute(node) else attribute(node, "body", None)
-    if isinstance(body, ir.Graph) and _starts(node) and _always_continues(body):
-        count = "without end" if trips is None else f"{int(trips.reshape(-1)[0])} times"
-        raise ResourceError(f"Loop {_shown(node)} repeats {count}; the limit is {MAX_TRIPS}")
+    if not (isinstance(body, ir.Graph) and _starts(node) and _always_continues(body)) or not node.inputs:
+        return None
+    if node.inputs[0] is None:
+        return _ENDLESS
+    trips = constant_value(node.inputs[0])
+    return None if trips is None or trips.size != 1 else max(0, int(trips.reshape(-1)[0]))
 
 
 def _starts(node: ir.Node) -> bool:
@@ -78,13 +120,17 @@ def check_size(node: ir.Node, dtype: ir.DataType, dims: tuple[int, ...]) -> None
     Raises:
         ResourceError: more than `MAX_TENSOR_BYTES`.
     """
-    if dtype in (ir.DataType.STRING, ir.DataType.UNDEFINED) or any(dim < 0 for dim in dims):
+    _check_bytes(f"{quoted(node.op_type)[1:-1]} {_shown(node)} makes", dtype, dims)
+
+
+def _check_bytes(what: str, dtype: ir.DataType, dims: tuple[int, ...]) -> None:
+    if dtype == ir.DataType.UNDEFINED or any(dim < 0 for dim in dims):
         return
-    size = tensor_nbytes(dtype, dims)
+    # A string is an object of its own; four bytes of it is a low guess.
+    size = tensor_nbytes(ir.DataType.FLOAT if dtype == ir.DataType.STRING else dtype, dims)
     if size > MAX_TENSOR_BYTES:
         raise ResourceError(
-            f"{node.op_type} {_shown(node)} makes a tensor of shape {list(dims)}, {size / 2**30:.1f} GiB; "
-            f"the limit is {MAX_TENSOR_BYTES >> 30} GiB"
+            f"{what} a tensor of shape {list(dims)}, {size / 2**30:.1f} GiB; the limit is {MAX_TENSOR_BYTES >> 30} GiB"
         )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import stat
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import onnx
 import onnx_ir as ir
@@ -21,6 +22,7 @@ from baker.model.encode import model_proto, saved_names
 from baker.model.external import DataFolder
 from baker.model.hostile import check_model, deserialize
 from baker.model.marks import quoted, source_files
+from baker.model.prescan import check_size
 
 Resolver: TypeAlias = Callable[[ir.TensorProtocol, str], ir.TensorProtocol]
 """Turns a tensor as deserialized into one that owns, or safely maps, its data; the text says where it stands."""
@@ -91,7 +93,8 @@ def _open_file(path: Path) -> Opened:
     try:
         proto.ParseFromString(data)
     except DecodeError as error:
-        raise ModelError(f"not an ONNX model, or cut off: {_guess(data) or error}") from error
+        found = "nested deeper than protobuf reads" if "Depth" in str(error) else error
+        raise ModelError(f"not an ONNX model, or cut off: {found}") from error
     digest, size = hashlib.sha256(data).hexdigest(), len(data)
     del data  # the message has its own copy
     return _open_proto(proto, path, digest, size)
@@ -107,15 +110,24 @@ def _read(path: Path) -> bytes:
                 f"has {found.st_size} bytes, and no ONNX file can have more than {MAX_FILE_BYTES}; "
                 "save it with its weights as external data"
             )
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            _look_inside(file)
+            return file.read()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise UsageError(f"can't be read: {getattr(error, 'strerror', None) or error}") from error
-    if not data:
+
+
+def _look_inside(file: BinaryIO) -> None:
+    """Refuses what is no model, or would unfold in memory, before it is read."""
+    start = file.read(64)
+    file.seek(0)
+    if not start:
         raise ModelError("not an ONNX model: the file is empty")
-    guess = _guess(data)
+    guess = _guess(start)
     if guess is not None:
         raise ModelError(f"not an ONNX model: {guess}")
-    return data
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        check_size(content)
 
 
 def _guess(data: bytes) -> str | None:
