@@ -20,8 +20,10 @@ def structural_fault(before: ir.Model, after: ir.Model) -> str | None:
     try:
         checked = after.clone()  # the checker takes weights out and puts them back in another order
         for output in checked.graph.outputs:
+            if output.type is None:
+                output.type = ir.TensorType(ir.DataType.FLOAT)
             if output.shape is None and isinstance(output.type, ir.TensorType):
-                output.shape = ir.Shape(())  # the checker asks for one where runtimes do not
+                output.shape = ir.Shape(())  # the checker asks for them where runtimes do not
         CheckerPass()(checked)
     except Exception as error:  # noqa: BLE001  # whatever the checker or the serializer trips over is the answer
         cause = error.__cause__ or error
