@@ -37,15 +37,12 @@ def summary(suite: str, pipeline: str, found: Sequence[Outcome]) -> str:
     return markdown(header, [[str(cell) for cell in cells]])
 
 
-def details(found: Sequence[Outcome]) -> str:
-    """Each one that did not pass, or passed and differs."""
-    lines = []
-    for outcome in sorted(found, key=lambda one: (one.status, one.name)):
-        if outcome.status != "no case" and (outcome.status != "pass" or outcome.wrong):
-            lines.append(f"{outcome.status:12} {outcome.name}: {outcome.reason}")
-            if outcome.wrong:
-                lines.append(f"{'':12} DIFFERS: {outcome.wrong}")
-    return "\n".join(lines)
+def details(outcome: Outcome) -> str:
+    """What is to be said of a case that did not pass, or passed and differs; else nothing."""
+    if outcome.status == "no case" or (outcome.status == "pass" and not outcome.wrong):
+        return ""
+    differs = f"\n{'':12} DIFFERS: {outcome.wrong}" if outcome.wrong else ""
+    return f"{outcome.status:12} {outcome.name}: {outcome.reason}{differs}"
 
 
 def main() -> int:
@@ -65,10 +62,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         drawn = cases(arguments.suite, Path(folder), arguments.count, arguments.first)
         chosen = (case for case in drawn if fnmatch(case.name, arguments.only))
-        found = list(outcomes(chosen, job, workers=arguments.workers, seconds=arguments.seconds))
+        found = []
+        for outcome in outcomes(chosen, job, workers=arguments.workers, seconds=arguments.seconds):
+            found.append(outcome)
+            if told := details(outcome):
+                print(told, flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(outcome) for outcome in found], indent=1), encoding="utf-8")
-    print(details(found))
     print(f"\n{machine()}\n\n{summary(arguments.suite, arguments.pipeline, found)}")
     if not found:
         print("no models: nothing was proven")
