@@ -9,6 +9,7 @@ from baker.cli.golden import golden
 from baker.cli.guard import launch
 from baker.cli.inspect import inspect
 from baker.cli.passes import passes
+from baker.cli.reduce import reduce
 from baker.cli.shell import EXITS, version_option
 from baker.cli.verify import verify
 
@@ -19,7 +20,7 @@ def group() -> None:
     """Look at ONNX models and passes, and judge one model against another. To optimize a model: baker-opt."""
 
 
-for command in (verify, bench, inspect, passes, golden):
+for command in (verify, bench, reduce, inspect, passes, golden):
     group.add_command(command)
 
 

@@ -1,0 +1,7 @@
+"""Shrinks a model that makes a command fail, as long as it goes on failing in the same way."""
+
+from __future__ import annotations
+
+from baker.pipeline.reduce.search import Reduced, reduce
+
+__all__ = ["Reduced", "reduce"]

@@ -1,0 +1,359 @@
+"""The search: what is taken out of a model, in which order.
+
+Checks are what costs, so the search is made for few of them. Nodes go first, and by parts: a contiguous quarter or
+half, the shortest prefix that still fails, and then, nearest first, the fewest nodes that its last one needs (Junker
+2004, QuickXplain, with a galloping bound instead of halving). A model with k nodes to be kept out of n takes about
+k·log2(n) checks, and a few where they stand together. What is left is then made smaller in every other way, and all
+of it again until nothing goes any more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import onnx
+
+from baker.errors import ResourceError, UsageError
+from baker.model.lower import lower
+from baker.pipeline.reduce import shrink
+from baker.pipeline.reduce.check import Checks, Outcome
+from baker.pipeline.reduce.net import Cut, Net, count, tidied
+from baker.pipeline.reduce.probe import LEVELS, Level, Probe
+
+SMALL = 12
+"""Up to this many nodes, looking for a contiguous part is not worth a check."""
+FEW = 8
+"""With up to this many nodes, everything that may go is taken out at once before it is looked at one by one."""
+ENOUGH = 4
+"""Where more nodes than this seem to be needed, they may be needed for the numbers that they compute alone."""
+OVERLAP = 2
+"""Nodes that a part has more at either end, so that a failing pair is not cut in two."""
+MAX_BYTES = 2**31 - 1
+
+STEPS = (
+    shrink.hoisted, shrink.inner, shrink.outputs, shrink.static, shrink.inputs, shrink.sizes, shrink.weights,
+    shrink.attributes,
+)  # fmt: skip
+
+Candidate = Callable[[], onnx.ModelProto | None]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a model is."""
+
+    nodes: int
+    inputs: int
+    outputs: int
+    initializers: int
+    bytes: int
+
+    @classmethod
+    def of(cls, proto: onnx.ModelProto) -> Size:
+        """Counts a message; nodes without Constant, subgraphs included, each function body once."""
+        graph = proto.graph
+        return cls(count(proto), len(graph.input), len(graph.output), len(graph.initializer), proto.ByteSize())
+
+
+@dataclass
+class Reduced:
+    """What came of it.
+
+    Attributes:
+        model: the smallest model found that still fails.
+        outcome: how the command ended on the model that was given.
+        interrupted: it was stopped before nothing more could go.
+    """
+
+    model: onnx.ModelProto
+    before: Size
+    after: Size
+    outcome: Outcome
+    checks: int = 0
+    seconds: float = 0.0
+    interrupted: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+def reduce(
+    source: Path,
+    command: str,
+    *,
+    match: str | None = None,
+    timeout: float = 120.0,
+    jobs: int = 2,
+    show: Callable[[str], None] = lambda text: None,
+) -> Reduced:
+    """Shrinks a model that makes a command fail.
+
+    Args:
+        source: the model; it is never written to, and the command only sees copies.
+        command: a shell command line; see `baker.pipeline.reduce.check.Checks`. A model still fails when the command
+            ends with the exit code that it ends with on ``source`` (or, where it hangs on that, hangs).
+        match: a regular expression that the command's output must have, too.
+        timeout: seconds for one run of the command.
+        jobs: how many may run at a time.
+        show: is told of every step forward.
+
+    Returns:
+        The smallest model found. After a KeyboardInterrupt that is the best so far, marked as such.
+
+    Raises:
+        UsageError: the command succeeds on the model, can't be run, or does not do the same twice.
+        ModelError, SecurityError, ResourceError: the model can't be read.
+    """
+    proto = read(source)
+    with ExitStack() as stack:
+        checks = stack.enter_context(Checks(command, timeout=timeout, match=match, jobs=jobs))
+        probe = stack.enter_context(Probe())
+        start = time.monotonic()
+        data = proto.SerializeToString()
+        probe.ask_recording(data)  # while the command runs
+        outcome = expect_failure(checks, data, source)
+        search = Search(proto, checks, probe, show, start)
+        interrupted = False
+        try:
+            search.run()
+        except KeyboardInterrupt:
+            interrupted = True
+        seconds = time.monotonic() - start
+        sizes = Size.of(proto), Size.of(search.best)
+        return Reduced(search.best, *sizes, outcome, checks.count, seconds, interrupted, search.notes)
+
+
+def read(source: Path) -> onnx.ModelProto:
+    """Reads a model that passed baker's own checks; its nodes are in order, its weights inside.
+
+    Raises:
+        ModelError, SecurityError, ResourceError: as `lower`; more than one message can hold.
+    """
+    lower(source)
+    proto = onnx.load(source)  # external data: `lower` has looked at where it is
+    if proto.ByteSize() > MAX_BYTES:
+        raise ResourceError(f"{source}: the model takes {proto.ByteSize()} bytes; reduce handles up to 2 GiB.")
+    shrink.sort(proto.graph)
+    return proto
+
+
+def expect_failure(checks: Checks, data: bytes, source: Path) -> Outcome:
+    """Runs the command twice on the model and notes what counts as failing from then on.
+
+    Raises:
+        UsageError: it succeeds, the shell does not find it, its output lacks what is looked for, or the two differ.
+    """
+    first, second = checks.outcomes(data, 2)
+    if first.verdict != second.verdict and checks.jobs > 1:
+        checks.jobs = 1  # two at a time may be in each other's way
+        first, second = checks.outcomes(data, 2)
+    if first.verdict != second.verdict:
+        raise UsageError(
+            f"--check is not deterministic: on the same model it ended with {first}, then with {second}. "
+            "Seed it, or look for one of its messages with --match."
+        )
+    if first.exit == 0:
+        raise UsageError(
+            f"--check succeeds on a copy of {source} (exit 0), so there is no failure to keep. "
+            "It must end with another exit code where the model fails."
+        )
+    if first.exit in (126, 127):
+        raise UsageError(f"--check can't be run (exit {first.exit}): {first.tail}")
+    if not first.matched:
+        raise UsageError(f"--match is not found in what --check prints on {source}. Its last line is: {first.tail}")
+    checks.expected = first.verdict
+    return first
+
+
+class Search:
+    """The state of a search: the best model so far, and what is known of it."""
+
+    def __init__(
+        self, proto: onnx.ModelProto, checks: Checks, probe: Probe, show: Callable[[str], None], start: float
+    ) -> None:
+        self.best, self.checks, self.probe, self.show, self.start = proto, checks, probe, show, start
+        self.notes: list[str] = []
+        recording = probe.recording()
+        self.net = Net(proto, shrink.facts(proto, recording))
+        self.level: Level = recording.level
+        if self.level != "runs":
+            self.notes.append("the model could not be run on made-up inputs: candidates are only checked statically")
+
+    # ---- candidates ----
+
+    def accept(self, candidates: Sequence[Candidate]) -> int | None:
+        """Makes the first candidate that fails the best model, and returns its index."""
+        made: dict[int, onnx.ModelProto] = {}
+
+        def data(index: int) -> bytes | None:
+            found = self._valid(candidates[index])
+            if found is None:
+                return None
+            made[index] = found
+            return bytes(found.SerializeToString())
+
+        winner = self.checks.first_failing([partial(data, index) for index in range(len(candidates))])
+        if winner is not None:
+            self.best = made[winner]
+            self.net = Net(self.best, self.net.facts)
+            seconds = time.monotonic() - self.start
+            nodes = f"{count(self.best)} nodes, {self.best.ByteSize()} bytes"
+            self.show(f"{self.checks.count} checks, {seconds:.0f} s: {nodes} left")
+        return winner
+
+    def _valid(self, candidate: Candidate) -> onnx.ModelProto | None:
+        """The candidate, if it is a model that ONNX accepts and that runs as far as the original does."""
+        made = candidate()
+        if made is None:
+            return None
+        made = tidied(made)
+        try:
+            onnx.checker.check_model(made)
+        except (onnx.checker.ValidationError, ValueError, UnicodeDecodeError):
+            return None
+        if LEVELS.index(self.level) > 0:
+            reached = self.probe.level(made.SerializeToString())
+            if LEVELS.index(reached) < LEVELS.index(self.level):
+                return None
+        return made
+
+    def refresh(self) -> None:
+        """Learns types and values of the best model anew."""
+        recording = self.probe.record(self.best.SerializeToString())
+        self.net = Net(self.best, shrink.facts(self.best, recording))
+
+    # ---- the order of things ----
+
+    def run(self) -> None:
+        """Everything, until nothing goes any more."""
+        before = None
+        while before != (now := self.best.SerializeToString()):
+            self.nodes()
+            if before is None and len(self.net.nodes) <= FEW:
+                self.accept([partial(self.all_at_once, 1), partial(self.all_at_once, 2)])
+            self.accept([partial(shrink.stripped, self.best), partial(shrink.without_texts, self.best)])
+            self.accept([partial(shrink.lifted, self.best)])
+            self.refresh()
+            for step in STEPS:
+                self.each(step)
+            before = now
+
+    def all_at_once(self, smallest: int) -> onnx.ModelProto | None:
+        """Texts, dims and attributes taken away, one on top of the other as long as the result runs."""
+        made = shrink.stripped(self.best)
+        for step in (shrink.static, partial(shrink.sizes, smallest=smallest), shrink.attributes):
+            offered = 0
+            while (following := next(islice(step(Net(made, self.net.facts)), offered, None), None)) is not None:
+                found = self._valid(following)
+                if found is None or found == made:
+                    offered += 1
+                else:
+                    made = found
+        return made
+
+    def each(self, step: Callable[[Net], Iterable[Candidate]]) -> None:
+        """Accepts candidates of one kind as long as one fails; goes on behind the one that was accepted."""
+        done = 0
+        while (winner := self.accept(list(step(self.net))[done:])) is not None:
+            done += winner
+            self.refresh()
+
+    # ---- nodes ----
+
+    def nodes(self) -> None:
+        """Leaves the fewest nodes that still fail."""
+        self.halves()
+        self.prefix()
+        self.refresh()
+        self.fewest()
+        self.singles()
+
+    def halves(self) -> None:
+        """Takes a quarter of the nodes, in their order, or a half, as long as one fails."""
+        while (size := len(self.net.nodes)) > SMALL:
+            bounds = [(size * i // 4, size * (i + 1) // 4) for i in range(4)] if size > 4 * SMALL else []
+            bounds += [(0, size // 2), (size // 2, size)]
+            parts = [range(max(0, low - OVERLAP), min(size, high + OVERLAP)) for low, high in bounds]
+            if self.accept([partial(self.net.part, part) for part in parts]) is None:
+                return
+
+    def prefix(self) -> None:
+        """Finds the shortest beginning that fails, two lengths at a time; nothing in front of it is cut."""
+        net, low, high = self.net, 0, len(self.net.nodes)  # low passes, high fails
+        while high - low > 1:
+            points = sorted({low + max(1, (high - low) // 3), low + max(1, 2 * (high - low) // 3)})
+            found = self.accept([partial(net.part, range(point)) for point in points])
+            if found is None:
+                low = points[-1]
+            else:
+                low, high = points[found - 1] if found else low, points[found]
+
+    def fewest(self) -> None:
+        """Keeps the last node and, one after the other, those that are needed with it."""
+        self.quickest("inputs")
+        if len(self.net.nodes) > ENOUGH:
+            self.refresh()
+            self.quickest("constants")
+
+    def quickest(self, how: Cut) -> None:
+        """QuickXplain over the nodes in front of the last one, nearest first."""
+        net = self.net
+        last = len(net.nodes) - 1
+        kept, rest = [last], nearest(net, last)
+        while rest and (found := self.gallop(net, kept, rest, how)):
+            kept, rest = [*kept, rest[found - 1]], rest[: found - 1]
+
+    def gallop(self, net: Net, kept: list[int], rest: list[int], how: Cut) -> int:
+        """How many of the rest are needed beside what is kept, at the least; all of them are enough."""
+        low, high = -1, len(rest)  # low passes, high fails
+        step = 1
+        while high - low > 1:
+            if low + step < high and high == len(rest):
+                points = sorted({low + step, min(low + 3 * step, high - 1)})
+                step *= 4
+            else:
+                points = sorted({low + max(1, (high - low) // 3), low + max(1, 2 * (high - low) // 3)})
+            points = [point for point in points if low < point < high]
+            trials = [(point, candidate) for point in points for candidate in variants(net, kept + rest[:point], how)]
+            found = self.accept([candidate for _, candidate in trials])
+            if found is None:
+                low = points[-1]
+            else:
+                high = trials[found][0]
+                low = max([low, *(point for point in points if point < high)])
+        return high
+
+    def singles(self) -> None:
+        """Leaves out one node after the other, in every way."""
+
+        def without(net: Net) -> Iterator[Candidate]:
+            everything = range(len(net.nodes))
+            for index in everything if len(everything) > 1 else ():
+                rest = [other for other in everything if other != index]
+                ways: list[tuple[Cut, bool]] = [("inputs", False), ("inputs", True), ("constants", False)]
+                for how, bypass in ways:
+                    yield partial(net.part, rest, how, bypass)
+
+        self.each(without)
+
+
+def variants(net: Net, keep: list[int], how: Cut) -> Iterator[Candidate]:
+    """Ways to do without the other nodes."""
+    yield partial(net.part, keep, how)
+    yield partial(net.part, keep, how, bypass=True)
+
+
+def nearest(net: Net, start: int) -> list[int]:
+    """All other nodes, by their distance from one in the graph; what it depends on comes first."""
+    seen, order = {start}, [start]
+    for index in order:  # grows while it is walked
+        for other in net.neighbours(index):
+            if other not in seen:
+                seen.add(other)
+                order.append(other)
+    order += [index for index in reversed(range(len(net.nodes))) if index not in seen]
+    return order[1:]
