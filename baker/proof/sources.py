@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import overload
@@ -14,6 +13,7 @@ import onnx_ir as ir
 
 from baker.errors import UsageError
 from baker.model.files import ScratchFolder
+from baker.proof.archive import MAX_TENSOR_FILE_BYTES, read_npz, require_plain
 from baker.proof.interface import Feed, check_feed, required_inputs
 
 IN_MEMORY_BYTES = 256 * 2**20
@@ -59,20 +59,11 @@ def read_feed(model: ir.Model, path: Path) -> Feed:
 
     Raises:
         UsageError: the file can't be read, or does not fit the model.
+        ResourceError: it is too large.
     """
     where = f"calibration data '{path}'"
-    feed = _read_protobufs(model, path, where) if path.is_dir() else _read_npz(path, where)
+    feed = _read_protobufs(model, path, where) if path.is_dir() else read_npz(path, where)
     return check_feed(model, feed, where)
-
-
-def _read_npz(path: Path, where: str) -> Feed:
-    if not zipfile.is_zipfile(path):
-        raise UsageError(f"{where} is not a .npz file. Write one with numpy.savez(path, **arrays_by_input_name).")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except Exception as error:  # zipfile, numpy and the system each have errors of their own for a broken file
-        raise UsageError(f"{where} can't be read as a .npz of plain arrays: {error}") from error
 
 
 def _read_protobufs(model: ir.Model, folder: Path, where: str) -> Feed:
@@ -81,6 +72,7 @@ def _read_protobufs(model: ir.Model, folder: Path, where: str) -> Feed:
     feed: Feed = {}
     for index, path in enumerate(in_natural_order(folder.glob("input_*.pb"))):
         tensor = onnx.TensorProto()
+        require_plain(path, where, MAX_TENSOR_FILE_BYTES)
         try:
             tensor.ParseFromString(path.read_bytes())
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
