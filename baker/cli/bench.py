@@ -13,6 +13,10 @@ from baker.cli.shell import MODEL, Command, note, progress, verbosity_options, w
 from baker.errors import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from baker.cli.request import Request
+    from baker.pipeline.report import Report
     from baker.proof.speed.claim import SideFacts, Speed
 
 
@@ -58,6 +62,31 @@ def bench(a: Path, b: Path, calib: str | None, as_json: bool, quiet: bool, verbo
     if speed.refused:
         note(f"refused: {speed.reason}")
         raise click.exceptions.Exit(1)
+
+
+def bench_result(request: Request, model: Path, report: Report, out: Path, show: Callable[[str], None]) -> None:
+    """``baker-opt --bench``: times what was written against what was read, and puts the answer in the report.
+
+    A result that failed a gate is not timed; for one that nothing was proven of, a claim takes equal outputs.
+    """
+    from baker.errors import BakerError
+    from baker.proof.speed.bench import Settings, compare_speed
+    from baker.proof.speed.claim import withheld
+
+    if report.failures():
+        note("not timed: the result failed a gate")
+        return
+    library = None if request.custom_ops is None else str(request.custom_ops)
+    settings = Settings(threads=request.threads or 1, seed=request.seed, custom_ops=library, progress=show)
+    try:
+        speed = compare_speed(model, out, calib=request.calib, settings=settings)
+    except BakerError as error:  # the result stands without it
+        note(f"warning: not timed: {error}")
+        return
+    verdict = report.verification.verdict
+    if verdict != "pass" and speed.outputs.kind not in ("bit-equal", "equal up to rounding"):
+        speed = withheld(speed, f"the verdict is '{verdict}', and the outputs are {speed.outputs.kind}")
+    report.speed = speed
 
 
 def facts(speed: Speed) -> dict[str, Any]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from baker.pipeline.blame import Blame
     from baker.pipeline.pass_base import Change, Declined
     from baker.proof.numerics import OutputError
+    from baker.proof.speed.claim import Speed
     from baker.proof.verdict import Finding, Measurement
     from baker.runtime.audit import KernelAudit
 
@@ -126,6 +127,7 @@ class Report:
     kernels: KernelAudit | None = None
     environment: dict[str, str] = field(default_factory=lambda: environment())
     blame: Blame | None = None  # only where --bisect found something
+    speed: Speed | None = None  # only under --bench
 
     def failures(self) -> list[str]:
         """Why the run failed, one line each; empty when every gate held."""
@@ -145,8 +147,9 @@ class Report:
         """The report as plain dicts, lists, strings and finite numbers."""
         head = {"schema": SCHEMA, "baker": self.environment.get("baker-opt", "unknown")}
         found = {f.name: plain(getattr(self, f.name)) for f in fields(self)}
-        if self.blame is None:
-            del found["blame"]
+        for key in ("blame", "speed"):
+            if getattr(self, key) is None:
+                del found[key]
         return head | found
 
     def to_json(self) -> str:

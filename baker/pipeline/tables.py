@@ -114,6 +114,8 @@ def _facts(report: Report) -> Iterable[tuple[str, str]]:
         yield "nodes", _arrow(str(source.nodes), str(result.nodes))
         ratio = result.bytes / source.bytes if source.bytes else 1.0
         yield "size", f"{_bytes_arrow(source.bytes, result.bytes)} ({ratio:.2f}x)"
+    if report.speed is not None:
+        yield "speed", report.speed.line()
     if result is not None and result.path is not None:
         yield "written", str(result.path)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -86,6 +86,14 @@ class Speed:
 
     def _basis(self) -> str:
         return f"{self.pairs} pairs in {self.launches} launches, {self.threads} thread{'s' * (self.threads > 1)}"
+
+
+def withheld(speed: Speed, reason: str) -> Speed:
+    """The same record without a claim, and without figures that one could be made of."""
+    a, b = (replace(side, seconds=None, flops_per_second=None) for side in (speed.a, speed.b))
+    return replace(
+        speed, answer="no measurable change", claim=None, reason=reason, refused=True, interval=None, a=a, b=b
+    )
 
 
 def judge(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -108,17 +109,25 @@ def _kernels(found: KernelAudit, runs: Sequence[Sequence[Mapping[str, Any]]]) ->
 
 
 def _top(runs: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[Share, ...]:
-    spent: Counter[tuple[str, str]] = Counter()
-    count: Counter[tuple[str, str]] = Counter()
-    for event in (event for run in runs for event in run if _op(event) not in _AROUND_OTHERS):
-        key = _op(event), str(event.get("args", {}).get("provider", "?")).removesuffix("ExecutionProvider")
-        spent[key] += event.get("dur", 0)
-        count[key] += 1
-    total = sum(spent.values()) or 1
-    return tuple(
-        Share(op, provider, round(count[op, provider] / len(runs)), time / total)
-        for (op, provider), time in spent.most_common(TOP)
-    )
+    """Each node's time is its median over the runs: a run that was interrupted says nothing of its node."""
+    kinds: dict[str, tuple[str, str]] = {}
+    spent: dict[str, list[float]] = {}
+    times: Counter[tuple[str, str]] = Counter()
+    for run in runs:
+        inside: Counter[str] = Counter()
+        for event in (event for event in run if _op(event) not in _AROUND_OTHERS):
+            provider = str(event.get("args", {}).get("provider", "?")).removesuffix("ExecutionProvider")
+            key = kinds.setdefault(_name(event), (_op(event), provider))
+            inside[_name(event)] += event.get("dur", 0)
+            times[key] += 1
+        for name, duration in inside.items():
+            spent.setdefault(name, []).append(duration)
+    totals = dict.fromkeys(kinds.values(), 0.0)
+    for name, durations in spent.items():
+        totals[kinds[name]] += statistics.median(durations)
+    whole = sum(totals.values()) or 1
+    found = [Share(*key, round(times[key] / len(runs)), time / whole) for key, time in totals.items()]
+    return tuple(sorted(found, key=lambda share: share.share, reverse=True)[:TOP])
 
 
 # ---- arithmetic ------------------------------------------------------------------------------------------------
