@@ -3,67 +3,114 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from baker.errors import InternalError
+from baker.cli.evidence import COPY_LIMIT, ERROR, FORMAT, MANIFEST
+from baker.errors import BakerError, InternalError
 
-COPY_LIMIT = 256 * 2**20
-"""Larger input files are named, not copied; bytes."""
+if TYPE_CHECKING:
+    from baker.pipeline.trace import Trace
 
 
-def reproduce(failure: InternalError, command: str, parameters: Mapping[str, Any]) -> Path:
+def reproduce(failure: InternalError, command: str, parameters: Mapping[str, Any], trace: Trace | None = None) -> Path:
     """Writes the folder of a failed command line; returns where it is.
 
     The folder is made in the current one, or in the system's temporary one where that cannot be written.
+
+    Args:
+        trace: of the run, if there was one: the pass that ran, and the model before it, are kept, too.
     """
     try:
-        folder = Path(tempfile.mkdtemp(prefix="baker-reproducer-", dir=Path.cwd()))
+        place = os.environ.get(PLACE) or Path.cwd()
+        folder = Path(tempfile.mkdtemp(prefix="baker-reproducer-", dir=place))
     except OSError:
         folder = Path(tempfile.mkdtemp(prefix="baker-reproducer-"))
     error = "".join(traceback.format_exception(failure.__cause__ or failure))
-    write_reproducer(folder, command=command, parameters=parameters, error=error)
+    running = None if trace is None else _running(folder, trace)
+    message = (str(failure).splitlines() or [""])[0]
+    write_reproducer(folder, command=command, parameters=parameters, error=error, message=message, running=running)
     return folder
 
 
-def write_reproducer(folder: Path, *, command: str, parameters: Mapping[str, Any], error: str) -> None:
+def write_reproducer(
+    folder: Path,
+    *,
+    command: str,
+    parameters: Mapping[str, Any],
+    error: str,
+    message: str = "",
+    running: Mapping[str, str] | None = None,
+) -> None:
     """Writes ``reproducer.json`` (command, all options, versions), ``error.txt``, and the files the options name.
 
     Args:
         folder: an existing folder.
         parameters: option values by name, defaults and the seed included. A file is copied as ``<option><suffix>``.
         error: the traceback.
+        message: the first line of what was said; a replay is held to it. Empty: any will do.
+        running: the pass that ran, and the file in the folder with the model before it.
     """
     from baker.pipeline.report import environment
 
     files = {}
-    for name, path in _files(parameters):
+    for name, path in files_of(parameters):
         size = path.stat().st_size
-        files[name] = {"from": str(path), "bytes": size, "copied": size <= COPY_LIMIT}
+        files[name] = {"from": str(path.resolve()), "bytes": size, "copied": size <= COPY_LIMIT}
         if size <= COPY_LIMIT:
             shutil.copyfile(path, folder / name)
     content = {
+        "reproducer": FORMAT,
+        "kind": "crash",
         "command": command,
         "parameters": {name: _plain(value) for name, value in parameters.items()},
         "files": files,
+        "expected": {"exit_code": InternalError.exit_code, "message": message},
         "environment": environment(),
     }
-    (folder / "reproducer.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    (folder / "error.txt").write_text(error, encoding="utf-8", errors="backslashreplace")
+    if running is not None:
+        content["running"] = dict(running)
+    (folder / ERROR).write_text(error, encoding="utf-8", errors="backslashreplace")
+    (folder / MANIFEST).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _files(parameters: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
+def files_of(parameters: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
     """The existing files among option values, each with the name of its copy."""
     for name, value in parameters.items():
         values = value if isinstance(value, tuple) else (value,)
         for index, item in enumerate(values):
             path = Path(item) if isinstance(item, (str, Path)) and item else None
             if path is not None and len(str(path)) < 1024 and path.is_file():
-                yield f"{name}{index if len(values) > 1 else ''}{path.suffix}", path
+                yield copy_name(name, index if len(values) > 1 else None, path), path
+
+
+def copy_name(option: str, index: int | None, path: Path) -> str:
+    """What the copy of an option's file is called."""
+    return f"{option}{'' if index is None else index}{path.suffix}"
+
+
+def _running(folder: Path, trace: Trace) -> dict[str, str] | None:
+    """Saves the model that the running pass was given, where it can be."""
+    if trace.running is None:
+        return None
+    from baker.model.save import saved_size
+    from baker.pipeline.keep import save_as_it_is
+    from baker.pipeline.text import PassItem
+
+    pass_, state = trace.running
+    found = {"pass": str(PassItem(pass_))}
+    try:
+        if saved_size(state.model) <= COPY_LIMIT:
+            save_as_it_is(state.model, folder / "before.onnx")
+            found["model"] = "before.onnx"
+    except (BakerError, OSError, RuntimeError) as error:  # whatever it is, the crash itself is what has to be told
+        found["model not saved"] = str(error)[:500]
+    return found
 
 
 def _plain(value: Any) -> Any:
