@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -13,10 +13,11 @@ import onnx_ir as ir
 
 from baker.errors import UsageError
 from baker.proof.budget import load_function
+from baker.proof.draws import CALIBRATION
 from baker.proof.interface import Feed as Feed
 from baker.proof.interface import check_feed, dims_of
 from baker.proof.sources import LazyFeeds, from_iterable, from_path
-from baker.proof.synthetic import CALIBRATION, EXERCISE, synthesize
+from baker.proof.synthetic import FEWEST, MadeUp, synthesize
 
 Calibration: TypeAlias = str | os.PathLike[str] | Feed | Iterable[Feed] | None
 
@@ -38,6 +39,8 @@ class Feeds:
         synthetic: they are made up, so they say nothing about accuracy on real data.
         notes: what the user should know about them.
         problem: why ``held_out`` is empty, if it is.
+        further: more inputs, made up when a verdict needs them: the same function gives the same result on whatever
+            input.
     """
 
     calibration: Sequence[Feed]
@@ -46,6 +49,7 @@ class Feeds:
     synthetic: bool
     notes: tuple[str, ...] = ()
     problem: str = ""
+    further: MadeUp | None = None
 
 
 def load_feeds(
@@ -71,10 +75,21 @@ def load_feeds(
     """
     if not isinstance(seed, int) or seed < 0:
         raise UsageError(f"the seed must be a whole number, 0 or more; found {seed!r}")
-    if calib is None:
-        return _without_data(model, seed, model_path, custom_ops)
     if isinstance(calib, Feeds):
         return calib
+    found = (
+        _without_data(model, seed, model_path, custom_ops) if calib is None else _with(calib, model, seed, custom_ops)
+    )
+    made_up = calib is None and found.synthetic
+    return replace(found, further=MadeUp(model, seed, custom_ops, found.held_out, synthetic=made_up))
+
+
+def _with(
+    calib: str | os.PathLike[str] | Feed | Iterable[Feed],
+    model: ir.Model,
+    seed: int,
+    custom_ops: str | os.PathLike[str] | None,
+) -> Feeds:
     if isinstance(calib, str) and calib == "synthetic":
         made = synthesize(model, SYNTHETIC_CALIBRATION, seed, kinds=CALIBRATION, custom_ops=custom_ops)
         if not made.feeds:
@@ -167,7 +182,7 @@ def _without_data(
     real, notes = _beside(model, model_path)
     if len(real) >= 2:
         return Feeds((), real, "test_data_set_* beside the model", False, notes)
-    made = synthesize(model, 8, seed, kinds=EXERCISE, custom_ops=custom_ops)
+    made = synthesize(model, FEWEST, seed, custom_ops=custom_ops)
     if real:
         both = LazyFeeds(model, [*real.items, *made.feeds])
         return Feeds((), both, "test_data_set_* beside the model, and made-up inputs", False, notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,9 +19,10 @@ OWN_ERRORS = 4.0
 """A candidate may be this many times further from the float64 run than the original is."""
 
 FLOOR = 0.1
-"""Where a sample's outputs are tiny, this part of the largest output of all samples is the scale to judge by.
+"""Where a sample's outputs are tiny, this part of what is usual for the samples is the scale to judge by.
 
-The tail of a saturated sigmoid, or what an input of zeros gives, says nothing of what rounding may do.
+The tail of a saturated sigmoid, or what an input of zeros gives, says nothing of what rounding may do. Usual is the
+median, and no less than a hundredth of the largest: a sample of huge numbers says nothing about the others.
 """
 
 UNMOVED_BY_STEPS = 0.1
@@ -53,7 +55,7 @@ class Comparison:
         self.tolerance = tolerance
         self.flips = dict.fromkeys(() if tolerance is None else decided, 0)  # elements that were decided otherwise
         self.meters = {name: Meter(recording.column(name)) for name in names}
-        self.floors = {name: FLOOR * peak(recording.column(name)) for name in names}
+        self.floors = {name: FLOOR * _usual_peak(recording.column(name)) for name in names}
         self.inside = dict.fromkeys(names, 0)  # elements inside the tolerance
         self.counted = dict.fromkeys(names, 0)
         self.misses: dict[str, dict[int, float]] = {}  # output -> sample -> error as a multiple of the tolerance
@@ -158,3 +160,8 @@ class Comparison:
             f"against a float64 run it is off by {error.max_abs:.3g} where the original is off by {own.max_abs:.3g}, "
             f"more than {OWN_ERRORS:g} times as much"
         )
+
+
+def _usual_peak(samples: Sequence[Array]) -> float:
+    peaks = [peak([sample]) for sample in samples]
+    return max(statistics.median(peaks), max(peaks) / 100) if peaks else 0.0

@@ -162,6 +162,14 @@ class Recorder:
                     pass  # the single feed stays the only one, and the verdict says what that means
         return self._probes
 
+    def record(self, model: ir.Model, feeds: Sequence[Feed]) -> Recording:
+        """What a model computes for other feeds, with the optimizer off; it is not kept.
+
+        Raises:
+            NotRunnable: the model can't be run on one of them.
+        """
+        return self._record(model, feeds, optimize=False)
+
     def _record(self, model: ir.Model, feeds: Sequence[Feed], *, optimize: bool) -> Recording:
         probe = unprobed(model) if optimize else probed(model)
         runner = self.open_original(probe.model, optimize=optimize)
@@ -212,6 +220,8 @@ def run_all(runner: ort.InferenceSession, feeds: Sequence[Feed]) -> Iterator[Out
 def _shuffled(feed: Feed) -> Feed:
     rng = np.random.default_rng(0)
     return {
-        name: array.ravel()[rng.permutation(array.size)].reshape(array.shape) if isinstance(array, np.ndarray) else array
+        name: array.ravel()[rng.permutation(array.size)].reshape(array.shape)
+        if isinstance(array, np.ndarray)
+        else array
         for name, array in feed.items()
     }

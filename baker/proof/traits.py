@@ -67,13 +67,23 @@ def fixed_outputs(model: ir.Model) -> set[str]:
 
     They come from constants, from dims that are fixed, or hold no elements.
     """
+    moving = _moving(model, dynamic_dims=True)
+    return {value.name or "" for value in model.graph.outputs if value not in moving}
+
+
+def reached(model: ir.Model) -> set[ir.Value]:
+    """Finds the values of the main graph that the numbers of an input reach, not only its dims."""
+    return _moving(model, dynamic_dims=False)
+
+
+def _moving(model: ir.Model, *, dynamic_dims: bool) -> set[ir.Value]:
     moving = {value for value in model.graph.inputs if not _is_empty(value)}
     for node in model.graph:
-        if is_op(node, "Shape", "Size") and _has_fixed_dims(node.inputs[0]):
+        if is_op(node, "Shape", "Size") and (not dynamic_dims or _has_fixed_dims(node.inputs[0])):
             continue
         if any(value in moving for value in _read(node)) or _draws(node, {}) or node.domain:
             moving.update(value for value in node.outputs if not _is_empty(value))
-    return {value.name or "" for value in model.graph.outputs if value not in moving}
+    return moving
 
 
 def _is_empty(value: ir.Value) -> bool:

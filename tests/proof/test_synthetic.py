@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 from helpers import from_text, outputs, seeded
 
-from baker.proof import synthetic
+from baker.proof import plans, search
 from baker.proof.hints import hint_for, thresholds
 from baker.proof.synthetic import synthesize, synthetic_feeds
 
@@ -138,7 +138,7 @@ def test_says_why_there_are_none(text: str, says: str):
 
 
 def test_a_search_without_success_ends_and_tells_the_runtimes_reason(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(synthetic, "SEARCH_SECONDS", 0.5)
+    monkeypatch.setattr(search, "MAX_TRIES", 400)
     model = net("net (float[A, B, C, D] x) => (float[A, B, C, 2] y) { y = MatMul(x, w) }", w=seeded(7, 2))
     made = synthesize(model, 8, 0)
     assert made.feeds == []
@@ -146,11 +146,10 @@ def test_a_search_without_success_ends_and_tells_the_runtimes_reason(monkeypatch
     assert "--calib" in made.problem
 
 
-def test_no_input_is_made_huge(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(synthetic, "SEARCH_SECONDS", 2.0)
+def test_no_input_is_made_huge():
     model = net("net (float[A, B, C, D, E] x) => (float[A, B, C, D, E] y) { y = Relu(x) }")
     feeds = synthetic_feeds(model)
-    assert max(feed["x"].size for feed in feeds) <= synthetic.MAX_ELEMENTS
+    assert max(feed["x"].size for feed in feeds) <= plans.MAX_ELEMENTS
 
 
 def test_thresholds_are_found_in_attributes_and_inputs():

@@ -1,0 +1,136 @@
+"""Finds sizes of dynamic dims that a model runs with, by running it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+
+from baker.errors import ModelError
+from baker.proof.draws import RANGES, SAFE_RANGE, Kind
+from baker.proof.interface import Feed
+from baker.proof.plans import Maker, Plan
+from baker.proof.work import multiplications
+from baker.runtime.session import run
+
+SIZES = (1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512, 576)
+
+# The search ends at what it counted, not at a time, so that it finds the same sizes on every machine.
+MAX_TRIES = 2000
+"""How many combinations are tried, shared among the ways to pin inputs."""
+MAX_TRIED_ELEMENTS = 2**26
+"""How many numbers these may hold together."""
+SECOND_TRIES = 12
+MAX_WORK = 2 * 10**10
+"""A second size is only used where a run takes no more multiplications than this."""
+
+
+class Search:
+    """Finds plans that run.
+
+    Attributes:
+        tried: how many combinations of sizes were run.
+        problem: why the last one of those that did not run did not.
+    """
+
+    def __init__(self, model: ir.Model, maker: Maker, runner: ort.InferenceSession) -> None:
+        self.model = model
+        self.maker = maker
+        self.runner = runner
+        self.elements = MAX_TRIED_ELEMENTS
+        self.tried = 0
+        self.problem = ""
+        self.some_empty = False  # inputs may leave some outputs empty
+
+    def plans(self) -> list[Plan]:
+        """Returns plans that run, for each way to pin inputs and with second sizes; empty where none runs.
+
+        Positive inputs are tried where no others run, and then inputs that leave some outputs empty.
+        """
+        for self.some_empty, positive in ((False, False), (False, True), (True, False), (True, True)):
+            families = self._families(positive)
+            if families:
+                rounds = itertools.zip_longest(*families)
+                return [plan for turn in rounds for plan in turn if plan is not None]
+        return []
+
+    def _families(self, positive: bool) -> list[list[Plan]]:
+        pins = list(self.maker.pins())
+        bases = [self._first(Plan({}, pinned, positive), MAX_TRIES // (4 * len(pins))) for pinned in pins]
+        return [self._variants(base) for base in bases if base is not None]
+
+    def _first(self, start: Plan, tries: int) -> Plan | None:
+        fitting = (plan for plan in (replace(start, sizes=sizes) for sizes in self._sizes()) if self.maker.fits(plan))
+        return next((plan for plan in itertools.islice(fitting, tries) if self._runs(plan)), None)
+
+    def _variants(self, base: Plan) -> list[Plan]:
+        """The larger ones more often: a network run on one pixel or one token shows little."""
+        larger = self._second(base, self.maker.others, (64, 32, 16, 8, 4, 3, 2, 128, 256, 512, 576))
+        both = self._second(larger or base, self.maker.batch, (2, 3))
+        variants = [both, larger, both, base] if larger else [both, base]
+        return [plan for plan in variants if plan is not None]
+
+    def _sizes(self) -> Iterator[dict[str, int]]:
+        """Combinations to try, cheap ones first: one dim large, batch small, all alike, then everything."""
+        batch, others = self.maker.batch, self.maker.others
+        if not self.maker.symbols:
+            yield {}
+            return
+        ones = dict.fromkeys(self.maker.symbols, 1)
+        for size in SIZES:
+            yield ones | dict.fromkeys(others or batch, size)
+        for size, symbol in itertools.product(SIZES, others):
+            yield ones | {symbol: size}
+        for size in SIZES:
+            yield dict.fromkeys(self.maker.symbols, size)
+        free = self.maker.symbols if len(self.maker.symbols) <= 3 else others
+        combinations = itertools.product(SIZES, repeat=len(free))
+        for combination in sorted(combinations, key=math.prod) if len(free) <= 3 else combinations:
+            yield ones | dict(zip(free, combination, strict=True))
+
+    def _second(self, base: Plan, symbols: Sequence[str], sizes: Sequence[int]) -> Plan | None:
+        """Another size for some dims, all together."""
+        candidates = (base.resized(symbols, size) for size in sizes) if symbols else iter(())
+        for plan in itertools.islice(candidates, SECOND_TRIES):
+            if plan == base or not self.maker.fits(plan):
+                continue
+            if multiplications(self.model, self.maker.feed(0, plan, "zeros")) <= MAX_WORK and self._runs(plan):
+                return plan
+        return None
+
+    def _runs(self, plan: Plan) -> bool:
+        self.elements -= self.maker.elements(plan)
+        return self.elements >= 0 and self._try(self.maker.feed(0, plan, "normal"))
+
+    def _try(self, feed: Feed) -> bool:
+        self.tried += 1
+        try:
+            outputs = run(self.runner, feed)
+        except ModelError as error:
+            self.problem = str(error)
+            return False
+        full = [not isinstance(array, np.ndarray) or array.size > 0 for array in outputs.values()]
+        if all(full) or (self.some_empty and any(full)):
+            return True
+        self.problem = "an output is empty" if any(full) else "every output is empty"
+        return False
+
+    def working(self, index: int, plan: Plan, kind: Kind) -> Feed | None:
+        """Returns feed ``index`` as planned, or a tamer one where the model does not run on that."""
+        tamer, style = replace(plan, positive=True), index % len(RANGES)
+        tries: tuple[tuple[Plan, Kind, int], ...] = (
+            (plan, kind, style),
+            (plan, kind, SAFE_RANGE),
+            (plan, "normal", SAFE_RANGE),
+            (tamer, "normal", SAFE_RANGE),
+        )
+        for tried, tamed, drawn in tries:
+            feed = self.maker.feed(index, tried, tamed, style=drawn)
+            if self._try(feed):
+                return feed
+        return None
