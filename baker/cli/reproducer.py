@@ -17,6 +17,9 @@ from baker.errors import BakerError, InternalError
 if TYPE_CHECKING:
     from baker.pipeline.trace import Trace
 
+PLACE = "BAKER_REPRODUCERS"
+"""Environment variable: where folders go instead of the current one; `baker reduce` crashes a command many times."""
+
 
 def reproduce(failure: InternalError, command: str, parameters: Mapping[str, Any], trace: Trace | None = None) -> Path:
     """Writes the folder of a failed command line; returns where it is.
