@@ -18,7 +18,7 @@ def print_blame(request: Request, report: Report) -> None:
     """Prints what --bisect found; without it, where a run failed, what it would find."""
     failed = bool(report.failures())
     if not request.bisect:
-        if failed:
+        if failed and _to_blame(report):
             note(hint(report))
         return
     if report.blame is not None:
@@ -29,6 +29,11 @@ def print_blame(request: Request, report: Report) -> None:
         lines = ["nothing to blame"]
     for line in lines:
         note(line) if request.as_json else click.echo(printable(line))
+
+
+def _to_blame(report: Report) -> bool:
+    """Whether --bisect would look: a verdict is 'fail'. What is inconclusive has no error to look for."""
+    return "fail" in (report.verification.verdict, *(record.verdict for record in report.passes))
 
 
 def hint(report: Report) -> str:
