@@ -97,20 +97,24 @@ class Comparison:
         if not self.misses:
             return None
         times, name = max((max(missed.values()), name) for name, missed in self.misses.items())
-        error = self.meters[name].result()
+        error, odd = self.meters[name].result(), self.meters[name].fault
+        if odd:
+            return f"output '{name}' {odd}"
         said = f"output '{name}' is off by up to {error.max_abs:.3g} (relative L2 {error.rel_l2:.3g})"
         if self.tolerance is None:
             return f"{said} where every bit must be the same"
         why = self._beyond_rounding(original)
+        if why is None or not np.isfinite(times):
+            return why and f"{said}; {why}"
         allowed = f"rtol {self.tolerance.rtol:g}, atol {self.tolerance.atol:g} of the largest value"
-        return None if why is None else f"{said}, {times:.3g} times what rounding may do ({allowed}); {why}"
+        return f"{said}, {times:.3g} times what rounding may do ({allowed}); {why}"
 
     def _beyond_rounding(self, original: ir.Model) -> str | None:
         """Returns why rounding can't explain the misses, or None where it can."""
         if any(not is_float(self.recording.outputs[0][name]) for name in self.misses):
             return "integers, booleans and strings must be equal"
         if any(not np.isfinite(times) for missed in self.misses.values() for times in missed.values()):
-            return "shapes, or what is infinite, NaN or always zero, must be equal"
+            return "what is always zero must be so, too"
         shifted = self._shifted_as_a_whole(original)
         if shifted is not None:
             return shifted

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -140,7 +142,16 @@ class TestSameFunction:
         finite = "net (float[N, 8] x) => (float[N, 8] y) { a = Relu(x)  y = Sqrt(a) }"
         verdict = judge(net(text), net(finite))
         assert verdict.status == "fail"
-        assert "NaN" in verdict.reason
+        place = r"output 'y' is \S+ at \[0, \d\] where the reference is NaN \(the first of \d+\), in sample 0"
+        assert re.fullmatch(place, verdict.reason)
+
+    def test_another_shape_is_told(self):
+        text = "net (float[N, 8] x) => (float[M, 8] y) { a = Relu(x)  y = Concat<axis = 0>(a%s) }"
+        verdict = judge(net(text % ""), net(text % ", a"))
+        assert verdict.status == "fail"
+        assert re.fullmatch(
+            r"output 'y' has shape \[\d+, 8\] where the reference has \[\d+, 8\], in sample 0", verdict.reason
+        )
 
     def test_integers_and_booleans_must_be_equal(self):
         text = "net (float[N, 8] x) => (int64[N, 1] y, bool[N, 8] b) { y = ArgMax<axis = 1>(x)  b = Greater(x, zero) }"
