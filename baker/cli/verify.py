@@ -27,8 +27,8 @@ def verify(reference: Path, candidate: Path, as_json: bool, quiet: bool, verbose
     alone allows a loss of 1 %. Ends with 0 for pass, 1 for fail. Where the inputs prove nothing the verdict is
     inconclusive, which fails under --strict only, or where the model can't be run at all.
 
-    --json prints status, reason, outputs (of each: max_abs, rel_l2, sqnr_db, cosine, top1_agreement), samples,
-    warnings, runnable, measurement (of the budget) and findings (signs of a fake optimization).
+    --json prints status, reason, outputs (of each: max_abs, rel_l2, sqnr_db, cosine, top1_agreement,
+    top1_interval), samples, warnings, runnable, measurement (of the budget), findings (signs of a fake optimization).
     """
     from baker.pipeline import bake
 

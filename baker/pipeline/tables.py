@@ -218,10 +218,12 @@ def verdict_view(verdict: Verdict, *, width: int) -> str:
     """A verdict with the error of each output."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
     table.add_column("output", overflow="fold")
-    for header in ("max |d|", "rel L2", "SQNR dB", "cosine", "top-1"):
+    for header in ("max |d|", "rel L2", "SQNR dB", "cosine", "top-1 [95 %]"):
         table.add_column(header, justify="right", no_wrap=True)
     for name, error in verdict.outputs.items():
         top1 = "" if error.top1_agreement is None else f"{error.top1_agreement:.4f}"
+        if error.top1_interval is not None:
+            top1 += " [{:.3f}, {:.3f}]".format(*error.top1_interval)
         figures = f"{error.max_abs:.2e}", f"{error.rel_l2:.2e}", f"{error.sqnr_db:.1f}", f"{error.cosine:.6f}", top1
         table.add_row(Text(printable(name)), *figures)
     seen = f" on {_samples(verdict.samples)}" if verdict.samples else ""

@@ -116,7 +116,9 @@ def measure_outputs(trial: Trial, budget: Budget) -> Measurement:
     pick = max if budget.kind == "rel" else min
     name = pick(values, key=lambda name: values[name])
     shown = {"sqnr": f"{values[name]:.1f} dB", "rel": f"{values[name]:.3g}", "top1": f"{values[name]:.4g}"}
-    detail = f"output '{name}': {shown[budget.kind]}"
+    interval = trial.errors[name].top1_interval if budget.kind == "top1" else None
+    width = "" if interval is None else f", 95 % interval {interval[0]:.4g} to {interval[1]:.4g}"
+    detail = f"output '{name}': {shown[budget.kind]}{width}"
     return Measurement(budget.kind, values[name], budget.limit, budget.met(values[name]), detail)
 
 

@@ -70,6 +70,7 @@ def test_json_follows_the_schema(report):
     assert first["outputs"]["y"]["sqnr_db"] == 120.5
     assert second["outputs"]["z"] == {
         "max_abs": 0.0, "rel_l2": 0.0, "sqnr_db": "inf", "cosine": None, "top1_agreement": None,
+        "top1_interval": None,
     }  # fmt: skip
     assert found["budget"] == {"kind": "sqnr", "limit": 12.0, "value": 14.25, "met": True}
     assert found["kernels"]["nodes"] == [{"node": "conv1", "op": "QLinearConv", "kernel": "integer"}]

@@ -18,6 +18,7 @@ from baker.proof.numerics import (
     moves,
     peak,
     signal_energy,
+    wilson,
 )
 
 
@@ -97,6 +98,29 @@ class TestCompare:
         error = compare(reference, [2 * array for array in reference])
         assert error.cosine == pytest.approx(1.0)
         assert error.rel_l2 == pytest.approx(1.0)
+
+
+class TestWilson:
+    @pytest.mark.parametrize(
+        ("hits", "trials", "low", "high"),
+        [(8, 10, 0.4902, 0.9433), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (990, 1000, 0.9817, 0.9946)],
+    )
+    def test_known_values(self, hits: int, trials: int, low: float, high: float):
+        assert wilson(hits, trials) == pytest.approx((low, high), abs=1e-4)
+
+    def test_covers_as_often_as_it_says(self):
+        rng = np.random.default_rng(0)
+        for share, trials in ((0.5, 30), (0.9, 100), (0.99, 400)):
+            intervals = [wilson(int(hits), trials) for hits in rng.binomial(trials, share, 2000)]
+            assert 0.93 < np.mean([low <= share <= high for low, high in intervals]) < 0.99
+
+    def test_an_output_has_one_over_its_rows(self):
+        reference = [np.eye(4, dtype=np.float32)] * 25
+        flipped = np.flip(reference[0], axis=1)
+        error = compare(reference, [*reference[:20], *[flipped] * 5])
+        assert error.top1_agreement == 0.8
+        assert error.top1_interval == pytest.approx(wilson(80, 100))
+        assert compare([np.ones(1)], [np.ones(1)]).top1_interval is None
 
 
 class TestMismatch:
