@@ -14,6 +14,7 @@ from baker.cli.request import Paths, Request
 from baker.cli.shell import (
     EXITS,
     MODEL,
+    TRACE,
     Command,
     note,
     progress,
@@ -65,6 +66,7 @@ PIPELINE_HELP = (
 @click.option("--timing", is_flag=True, help="Print where the time went, to stderr.")
 @click.option("--bisect", is_flag=True, help="Where something fails, name the first bad pass, rewrite and tensor.")
 @click.option("--bisect-limit", metavar="N", type=click.IntRange(min=0), help="Do the first N rewrites; -v lists them.")
+@click.option("--run-reproducer", metavar="DIR", type=FOLDER, help="Replay the folder that a failure left.")
 @click.option("--list-passes", is_flag=True, help="Name every pass that can be had, and end.")
 @click.option("--describe", metavar="PASS", help="Tell what a pass does and its options, and end.")
 @click.option("--load", metavar="FILE.py", multiple=True, type=MODEL, help="Also take the passes of this file.")
@@ -86,6 +88,10 @@ def opt(**options: Any) -> None:
 
         print_passes(registry, request.describe, as_json=request.as_json)
         return
+    if request.run_reproducer is not None:
+        from baker.cli.replay import replay
+
+        raise click.exceptions.Exit(replay(request, request.run_reproducer))
     if request.model is None:
         raise click.UsageError("Missing argument 'MODEL'.")
     run(request, request.model, registry)
@@ -100,12 +106,14 @@ def run(request: Request, model: Path, registry: Registry) -> None:
     _check_print_after(request, pipeline)
     paths = request.paths(model)
     from baker.pipeline import bake  # brings ONNX Runtime, which a misspelt pass should not wait for
+    from baker.pipeline.trace import Trace
 
     with progress(not request.quiet) as show:
-        rewrites = request.rewrites()
+        rewrites, trace = request.rewrites(), Trace()
+        click.get_current_context().meta[TRACE] = trace
         watch = observers(request, show, rewrites)
         show(f"reading {model}")
-        baked, report = bake.run(model, pipeline.items, request.settings(watch.all, registry, rewrites))
+        baked, report = bake.run(model, pipeline.items, request.settings(watch.all, registry, rewrites, trace))
         failures = report.failures()
         written = not failures or request.on_fail == "keep"
         if written:
@@ -118,6 +126,10 @@ def run(request: Request, model: Path, registry: Registry) -> None:
         note(f"failed: {failure}")
     print_blame(request, report)
     if failures:
+        from baker.cli.failure import reproduce_failure
+
+        for line in reproduce_failure(request, report, trace, paths.report.parent / paths.out.name):
+            note(line)
         raise click.exceptions.Exit(1)
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from baker.pipeline.bake import Settings
     from baker.pipeline.limit import RewriteLimit
     from baker.pipeline.registry import Registry
+    from baker.pipeline.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Request:
     timing: bool
     bisect: bool
     bisect_limit: int | None
+    run_reproducer: Path | None
     list_passes: bool
     describe: str | None
     load: tuple[Path, ...]
@@ -76,7 +78,9 @@ class Request:
 
         return RewriteLimit(self.bisect_limit) if self.bisect or self.bisect_limit is not None else None
 
-    def settings(self, observers: list[Any], registry: Registry, rewrites: RewriteLimit | None = None) -> Settings:
+    def settings(
+        self, observers: list[Any], registry: Registry, rewrites: RewriteLimit | None, trace: Trace
+    ) -> Settings:
         """What `baker.pipeline.bake.run` takes."""
         from baker.pipeline.bake import Settings
 
@@ -94,6 +98,7 @@ class Request:
             custom_ops=self.custom_ops,
             bisect=self.bisect,
             rewrites=rewrites,
+            trace=trace,
             observers=observers,
             registry=registry,
         )

@@ -29,6 +29,9 @@ EXITS = (
 
 MODEL = click.Path(exists=True, dir_okay=False, path_type=Path)
 
+TRACE = "baker.trace"
+"""ctx.meta: the `Trace` of the run, for a reproducer of what ends it."""
+
 
 class Command(click.Command):
     """Ends with the exit code of the error it met and one message on stderr; a traceback only at -vv."""
@@ -61,7 +64,7 @@ class Command(click.Command):
         from baker.cli.reproducer import reproduce
 
         try:
-            folder = reproduce(failure, ctx.info_name or "baker", ctx.params)
+            folder = reproduce(failure, ctx.info_name or "baker", ctx.params, ctx.meta.get(TRACE))
         except OSError as error:  # a full disk must not hide what went wrong
             found = InternalError(f"{failure}\nThis is a fault of baker. No reproducer could be written: {error}")
         else:

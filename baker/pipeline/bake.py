@@ -14,6 +14,7 @@ from baker.errors import GateError, PipelineError, UsageError
 from baker.model.lower import SourceFacts, lower, source_facts
 from baker.model.marks import NOTES
 from baker.model.operators import BAKER_DOMAIN
+from baker.pipeline.judging import State
 from baker.pipeline.limit import RewriteLimit
 from baker.pipeline.manager import Observer, OnFail, PassManager
 from baker.pipeline.pass_base import LossyPass, PassContext
@@ -25,7 +26,6 @@ from baker.proof.budget import DEFAULT_METRIC_BUDGET, Budget, Metric, load_metri
 from baker.proof.feeds import Feeds, load_feeds
 from baker.proof.numerics import Fidelity
 from baker.proof.verifier import Verdict, Verifier
-from baker.runtime.audit import audit_kernels
 from baker.runtime.kernels import custom_ops_library
 
 DEFAULT_PIPELINE = "@simplify"
@@ -125,8 +125,20 @@ class GateFailed(GateError):
         super().__init__("\n".join(failures))
 
 
-def run(source: Any, pipeline: str | Sequence[Any], settings: Settings) -> tuple[ir.Model, Report]:
-    """Lowers, runs the pipeline and fills in the report; the caller looks at ``report.failures()``."""
+def run(
+    source: Any,
+    pipeline: str | Sequence[Any],
+    settings: Settings,
+    *,
+    start: State | None = None,
+    feeds: Feeds | None = None,
+) -> tuple[ir.Model, Report]:
+    """Lowers, runs the pipeline and fills in the report; the caller looks at ``report.failures()``.
+
+    Args:
+        start: go on from here, where a run stood in the middle of its pipeline; the source is what it started from.
+        feeds: instead of those that the settings name.
+    """
     manager = PassManager(
         pipeline,
         on_fail=settings.on_fail,
@@ -143,9 +155,11 @@ def run(source: Any, pipeline: str | Sequence[Any], settings: Settings) -> tuple
         _check_own_budgets(manager.pipeline)
     reference = lower(source)
     facts = source_facts(reference)
-    feeds = load_feeds(
+    feeds = feeds or load_feeds(
         settings.calib, reference, seed=settings.seed, model_path=facts.path, custom_ops=settings.custom_ops
     )
+    if settings.trace is not None:
+        settings.trace.reference, settings.trace.feeds = reference, feeds
     verifier = _verifier(reference, feeds, budget, metric, settings)
     context = PassContext(
         reference=reference,
@@ -159,7 +173,7 @@ def run(source: Any, pipeline: str | Sequence[Any], settings: Settings) -> tuple
         rewrites=settings.rewrites,
     )
     manager.bisect = verifier if settings.bisect else None
-    model, report = manager.run(reference, context)
+    model, report = manager.run(reference, context, start=start)
     _complete(report, model, facts, feeds, verifier, budget, settings)
     return model, report
 
@@ -247,7 +261,7 @@ def _complete(
         return
     runnable = report.verification.verdict in ("pass", "fail") or not report.verification.gate
     if runnable:
-        report.kernels = audit_kernels(model, custom_ops=settings.custom_ops)
+        report.kernels = verifier.audit(model)
     if budget is not None and report.budget is None and runnable:
         report.budget = BudgetRecord.of(verifier.measure(model, budget))
 

@@ -76,8 +76,13 @@ class PassManager:
         self.trace = trace
         self.bisect = bisect
 
-    def run(self, model: ir.Model, context: PassContext | None = None) -> tuple[ir.Model, Report]:
+    def run(
+        self, model: ir.Model, context: PassContext | None = None, *, start: State | None = None
+    ) -> tuple[ir.Model, Report]:
         """Runs the pipeline on a copy of the model (tensors are shared, never written).
+
+        Args:
+            start: where a run stood that is to go on from there; ``model`` is what it was given.
 
         Returns:
             The resulting model and the report; ``report.failed`` tells whether a gate failed.
@@ -85,7 +90,7 @@ class PassManager:
         Raises:
             UsageError, SecurityError, ResourceError: what a pass found is the caller's to mend.
         """
-        return _Run(self, model, context or PassContext()).run()
+        return _Run(self, model, context or PassContext(), start=start).run()
 
 
 def _as_pipeline(pipeline: object, registry: Registry | None) -> text.Sequence:
@@ -122,9 +127,10 @@ class _Run:
     context: PassContext
     records: list[PassRecord] = field(default_factory=list)
     groups: int = 0  # how many try(...) are open
+    start: State | None = None
 
     def __post_init__(self) -> None:
-        model = self.source.clone()
+        model = (self.source if self.start is None else self.start.model).clone()
         freeze_tensors(model)
         if self.context.reference is None:
             self.context = replace(self.context, reference=self.source)
@@ -132,7 +138,7 @@ class _Run:
             self.context = replace(self.context, rewrites=RewriteLimit())
         if self.manager.bisect is not None and self.context.rewrites is not None:
             self.context.rewrites.remembers = True
-        self.state = State(model)
+        self.state = State(model) if self.start is None else replace(self.start, model=model)
         self.judge = Judge(self.context.verifier, self.context)
         self.trace = self.manager.trace or Trace()
         self.trace.every |= self.manager.bisect is not None

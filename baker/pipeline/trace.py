@@ -11,6 +11,7 @@ import onnx_ir as ir
 from baker.pipeline.judging import State
 from baker.pipeline.limit import Admitted
 from baker.pipeline.pass_base import Pass
+from baker.proof.feeds import Feeds
 from baker.proof.verifier import Verdict
 
 
@@ -52,12 +53,15 @@ class Trace:
 
     Attributes:
         failed: the first step that failed outside of ``try(...)``.
+        reference, feeds: what the run judges by.
         running: the pass that runs, and the state it was given; stays when an exception ends the run.
     """
 
     every: bool = False
     steps: list[Step] = field(default_factory=list)
     failed: Step | None = None
+    reference: ir.Model | None = None
+    feeds: Feeds | None = None
     running: tuple[Pass, State] | None = None
 
     @contextmanager

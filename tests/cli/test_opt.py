@@ -162,10 +162,10 @@ def test_verify_each_judges_every_rewrite(folder):
     assert report(folder)["passes"][0]["error"].startswith("after rewrite 'sub-for-add' at ")
 
 
-def test_a_failed_gate_writes_the_report_only(folder):
+def test_a_failed_gate_writes_no_model(folder):
     done = run("--load", "passes.py", "-p", "worse,fuse")
     assert done.exit_code == 1
-    assert files(folder) == {"model.baked.report.json"}
+    assert files(folder) == {"model.baked.report.json", "model.baked.reproducer"}
     worse, fuse = report(folder)["passes"]
     assert worse["status"] == "rolled back"
     assert worse["verdict"] == "fail"
@@ -182,7 +182,7 @@ def test_stop_ends_there(folder):
 
 def test_keep_writes_and_marks_the_model(folder):
     assert run("--load", "passes.py", "-p", "worse", "--on-fail", "keep").exit_code == 1
-    assert files(folder) == {"model.baked.onnx", "model.baked.report.json"}
+    assert files(folder) == {"model.baked.onnx", "model.baked.report.json", "model.baked.reproducer"}
     metadata = {entry.key: entry.value for entry in onnx.load(folder / "model.baked.onnx").metadata_props}
     assert metadata["baker.unverified"] == "true"
 
