@@ -132,7 +132,9 @@ def measure(folder: Path, manifest: Manifest, name: str, custom_ops: Path | None
     """
     recipe = manifest.recipes[name]
     if recipe.custom_ops is not None and custom_ops is None:
-        raise UsageError(f"'{name}' needs the custom-op library {recipe.custom_ops}. Give it with --custom-ops.")
+        raise UsageError(
+            f"'{name}' needs the custom-op library {recipe.custom_ops}. Give it with --custom-ops, or to pytest as baker_custom_ops."
+        )
     model = stored(folder, manifest.model)
     registry = Registry()
     for file in recipe.load:
