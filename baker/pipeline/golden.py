@@ -133,7 +133,8 @@ def measure(folder: Path, manifest: Manifest, name: str, custom_ops: Path | None
     recipe = manifest.recipes[name]
     if recipe.custom_ops is not None and custom_ops is None:
         raise UsageError(
-            f"'{name}' needs the custom-op library {recipe.custom_ops}. Give it with --custom-ops, or to pytest as baker_custom_ops."
+            f"'{name}' needs the custom-op library {recipe.custom_ops}. Give it with --custom-ops, or to pytest as "
+            "baker_custom_ops in its ini file."
         )
     model = stored(folder, manifest.model)
     registry = Registry()
