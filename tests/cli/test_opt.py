@@ -175,6 +175,17 @@ def test_a_failed_gate_writes_no_model(folder):
     assert "Traceback" not in done.output
 
 
+def test_a_budget_is_told_where_nothing_is_verified(folder):
+    arguments = ("--load", "passes.py", "-p", "worse", "--no-verify", "--budget", "sqnr=100dB")
+    done = run(*arguments)
+    assert done.exit_code == 0 and "over the budget 'sqnr=100dB'" in done.output
+    found = report(folder)
+    assert found["verification"]["verdict"] == "not verified"
+    assert found["budget"]["kind"] == "sqnr" and found["budget"]["value"] < 100 and found["budget"]["met"] is False
+    run(*arguments[:-1], "sqnr=1dB")
+    assert report(folder)["budget"]["met"] is True
+
+
 def test_stop_ends_there(folder):
     assert run("--load", "passes.py", "-p", "worse,fuse", "--on-fail", "stop").exit_code == 1
     assert [record["name"] for record in report(folder)["passes"]] == ["worse"]

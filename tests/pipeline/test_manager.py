@@ -15,6 +15,7 @@ from baker.pipeline.manager import OnFail, PassManager
 from baker.pipeline.pass_base import Change, LossyPass, Pass, PassContext, PassResult
 from baker.pipeline.report import Report
 from baker.proof.numerics import Fidelity
+from baker.proof.recorder import Recorder
 from baker.proof.verifier import Verifier
 
 TEXT = """<ir_version: 9, opset_import: ["": 18]>
@@ -52,6 +53,23 @@ class AddAbs(Pass):
         relu.op_type = "Abs"
         relu.replace_input_with(0, twice.outputs[0])
         return PassResult(model, [Change("addabs", "relu", "Abs(Relu)")])
+
+
+class Doubles(AddAbs):
+    """The same, as a pass that may round."""
+
+    name = "doubles"
+    fidelity = Fidelity.ROUNDING
+
+
+class Still(Pass):
+    """Changes nothing."""
+
+    name = "still"
+    fidelity = Fidelity.EXACT
+
+    def run(self, model: ir.Model, context: PassContext) -> PassResult:
+        return PassResult(model)
 
 
 class RaisesHalfWay(Pass):
@@ -229,6 +247,24 @@ def test_an_aim_that_fits_no_name_is_told() -> None:
     _, report = run(Aimed(only=("w",), skip=("/haed/*", "MatMul*")))
     (warning,) = report.passes[0].warnings
     assert "no node or weight is called '/haed/*'" in warning
+
+
+def test_the_reference_runs_once_and_what_changed_nothing_is_not_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted by the sessions that are made: the original's, and one for each pass that changed something."""
+    made: list[list[str]] = []
+    real = Recorder.open
+
+    def counted(self: Recorder, model: ir.Model, *, optimize: bool) -> Any:
+        made.append(ops(model))
+        return real(self, model, optimize=optimize)
+
+    monkeypatch.setattr(Recorder, "open", counted)
+    once, twice = ["MatMul", "Relu"], ["MatMul", "Relu", "Abs"]
+    source = model()
+    context = PassContext(reference=source, verifier=Verifier(source, FEEDS, threads=1))
+    _, report = PassManager([Nudges(by=1.0), Still(), Still(), Doubles(), Still()]).run(source, context)
+    assert [record.status for record in report.passes] == ["kept", *["unchanged"] * 2, "kept", "unchanged"]
+    assert made == [once, once, twice]
 
 
 def test_verify_each_names_the_rewrite() -> None:
