@@ -41,7 +41,7 @@ class Plan:
         folder: where feeds are (``0.npz``, ``1.npz``, ...), and where the result goes.
         groups: numbers of the feeds of one shape each.
         names: of the outputs to ask for, in order.
-        seconds: how long to time, the making of sessions not counted.
+        seconds: of processor time to spend on timing; making sessions is not counted.
         rounds: how often to make the sessions anew.
         blocks: the least number of blocks.
         outputs: save what the timed runs gave out.

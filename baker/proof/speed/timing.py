@@ -14,10 +14,15 @@ import onnxruntime as ort
 
 from baker.proof.speed.plan import ARMS, Feed, Outputs, Plan, Timed, blamed, load_feed, open_arm
 
-SLOT_SECONDS = 0.0025
-"""An arm is timed for about this long before the next one has its turn; bursts of load last longer."""
+# A turn of an arm: 16 runs, 8 on each of two inputs, of which the fastest on each counts. On two cores shared with nine
+# busy processes that took an eighth of the time that single runs need for an interval of the same width. Slow models
+# get fewer runs (up to TURN_SECONDS), fast ones more (at least FAST_SECONDS).
+TURN_RUNS, TURN_SECONDS = 16, 0.03
+MAX_RUNS, FAST_SECONDS = 64, 0.0025
 
-MAX_RUNS = 64
+WALL_FACTOR = 3.0
+"""Where others load the machine, timing for some seconds of processor time may take so many times as long."""
+
 _COLD_RUN = 0.02  # below this many seconds a run, each turn starts with one that is not counted: caches are refilled
 _WARM_UP = 0.02  # seconds each session is warmed up for, at least 3 runs of it
 
@@ -44,9 +49,9 @@ class Launch:
             if done == 0 and 3 * making > self.plan.seconds:
                 rounds = 1  # sessions that take long to make are made once
             blocks = -(-self.plan.blocks // rounds)
-            start = time.perf_counter()
+            start = self._busy()
             self.timed.rounds.append(self._blocks(blocks, (self.plan.seconds - spent) / (rounds - done)))
-            spent += time.perf_counter() - start
+            spent += self._busy() - start
             done += 1
         self._same_again()
         self.sessions.clear()
@@ -60,7 +65,7 @@ class Launch:
         self.sessions = {arm: open_arm(arm, self.plan) for arm in order}
         making = time.perf_counter() - start
         slowest = max(self._warm_up(arm) for arm in order)
-        self.runs = max(1, min(MAX_RUNS, round(SLOT_SECONDS / slowest)))
+        self.runs = runs_of(slowest)
         self.cold = slowest < _COLD_RUN
         return making
 
@@ -77,14 +82,23 @@ class Launch:
         return min(took)
 
     def _blocks(self, least: int, seconds: float) -> list[list[float]]:
-        """Times blocks until there are enough and the time is up; all orders of the three arms come equally often."""
+        """Times blocks until there are enough and the time is up; all orders of the three arms come equally often.
+
+        Args:
+            seconds: of processor time, so that a loaded machine does not mean fewer blocks.
+        """
         found: list[list[float]] = []
         orders: list[tuple[str, ...]] = []
-        end = time.perf_counter() + seconds
-        while len(found) < least or time.perf_counter() < end:
+        end = time.perf_counter() + WALL_FACTOR * seconds
+        busy = self._busy() + seconds
+        while len(found) < least or (self._busy() < busy and time.perf_counter() < end):
             orders = orders or self.random.sample(list(itertools.permutations(ARMS)), 6)
             found.append(self._block(orders.pop()))
         return found
+
+    def _busy(self) -> float:
+        """Seconds of processor time, those of several threads at once counted once."""
+        return time.process_time() / self.plan.threads
 
     def _block(self, order: Sequence[str]) -> list[float]:
         feeds = self._next_feeds()
@@ -124,8 +138,8 @@ class Launch:
             yield self.random.sample(group, len(group))
 
     def _next_feeds(self) -> list[int]:
-        """The distinct feeds of a block: as many as it has runs, or fewer, each then run more than once."""
-        wanted = self.runs if self.runs < 4 else 2 if self.runs < 8 else 4
+        """The distinct feeds of a block: few, so that each is run more than once."""
+        wanted = 1 if self.runs < 4 else 2 if self.runs < 2 * TURN_RUNS else 4
         return next(self.order)[:wanted]
 
     def _same_again(self) -> None:
@@ -133,7 +147,7 @@ class Launch:
         group = max(self.plan.groups, key=len)
         if len(group) < 2:
             return
-        for _ in range(3 if self.cold else 1):
+        for _ in range(3 if self.runs > TURN_RUNS else 1):
             one, other = (self.feeds[index] for index in self.random.sample(group, 2))
             for arm in ("a", "b"):
                 fresh, same = self._pair_times(self.sessions[arm].run, one, other)
@@ -143,13 +157,18 @@ class Launch:
         names, clock = self.plan.names, time.perf_counter
         fresh: list[float] = []
         same: list[float] = []
-        for _ in range(max(1, min(self.runs, 8))):
+        for _ in range(min(self.runs, 4)):
             for times, before in ((fresh, other), (same, one)):
                 run(names, before)
                 start = clock()
                 run(names, one)
                 times.append(clock() - start)
         return min(fresh), min(same)
+
+
+def runs_of(seconds: float) -> int:
+    """How many runs of so many seconds a turn has."""
+    return max(1, min(TURN_RUNS, round(TURN_SECONDS / seconds)), min(MAX_RUNS, round(FAST_SECONDS / seconds)))
 
 
 def _same(before: Any, after: Any) -> bool:
