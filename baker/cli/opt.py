@@ -64,6 +64,7 @@ PIPELINE_HELP = (
 @click.option("--print-after", metavar="PASS", multiple=True, help="Print the graph after this pass, to stderr.")
 @click.option("--save-each", metavar="DIR", type=FOLDER, help="Save the model after every pass there.")
 @click.option("--timing", is_flag=True, help="Print where the time went, to stderr.")
+@click.option("--provenance", is_flag=True, help="Note in the result which source nodes and passes made each node.")
 @click.option("--bisect", is_flag=True, help="Where something fails, name the first bad pass, rewrite and tensor.")
 @click.option("--bisect-limit", metavar="N", type=click.IntRange(min=0), help="Do the first N rewrites; -v lists them.")
 @click.option("--run-reproducer", metavar="DIR", type=FOLDER, help="Replay the folder that a failure left.")

@@ -36,6 +36,7 @@ class Request:
     print_after: tuple[str, ...]
     save_each: Path | None
     timing: bool
+    provenance: bool
     bisect: bool
     bisect_limit: int | None
     run_reproducer: Path | None
@@ -96,6 +97,7 @@ class Request:
             seed=self.seed,
             threads=self.threads,
             custom_ops=self.custom_ops,
+            provenance=self.provenance,
             bisect=self.bisect,
             rewrites=rewrites,
             trace=trace,

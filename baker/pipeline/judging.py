@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from baker.pipeline.pass_base import LossyPass, Pass, PassContext
+from baker.pipeline.provenance import Provenance
 from baker.proof.budget import Budget
 from baker.proof.numerics import Fidelity
 from baker.proof.verifier import Verdict, Verifier
@@ -22,6 +23,11 @@ class State:
     budget: Budget | None = None  # what the last lossy change was allowed to cost
     verdict: Verdict | None = None  # the model as it is now, against the original
     broken: bool = False  # a failed pass was kept: what comes after it is not to blame for what it did
+    provenance: Provenance | None = None  # of the model; None is that of a model that no pass has seen
+
+    def origins(self) -> Provenance:
+        """Where the model's nodes and weights come from."""
+        return Provenance.start(self.model) if self.provenance is None else self.provenance
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,7 @@ class Judge:
             budget=self.budget_of(pass_) if lossy else before.budget,
             verdict=verdict if against_original(pass_, before) else None,
             broken=before.broken or failed,
+            provenance=before.origins().after(pass_.name, before.model, model),
         )
 
 

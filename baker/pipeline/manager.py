@@ -48,6 +48,7 @@ class PassManager:
         trace: keeps what a reproducer of a failure takes.
         bisect: judges, where the run fails, which pass and which of its rewrites is the first bad one: the report's
             ``blame``. With ``verify=False`` it looks for one, too.
+        provenance: write into the result's metadata what the report's ``provenance`` says.
 
     Raises:
         PipelineError, UnknownPassError, OptionError: the text is wrong.
@@ -65,6 +66,7 @@ class PassManager:
         registry: Registry | None = None,
         trace: Trace | None = None,
         bisect: Verifier | None = None,
+        provenance: bool = False,
     ) -> None:
         if on_fail not in get_args(OnFail):
             raise UsageError(f"on_fail is one of {', '.join(get_args(OnFail))}; found {on_fail!r}")
@@ -75,6 +77,7 @@ class PassManager:
         self.observers = tuple(observers)
         self.trace = trace
         self.bisect = bisect
+        self.provenance = provenance
 
     def run(
         self, model: ir.Model, context: PassContext | None = None, *, start: State | None = None
@@ -160,7 +163,9 @@ class _Run:
             passes=self.records,
             verification=self.verification(),
             budget=self.held_to(),
+            provenance=self.state.origins().report(model),
         )
+        self.state.origins().mark(model, keep=self.manager.provenance)
         if self.manager.bisect is not None:
             from baker.pipeline.bisect import find_blame  # rarely needed
 

@@ -120,22 +120,17 @@ class Provenance:
             found[name] = {"from": origin.shown(), "by": list(origin.passes)}
         return found
 
-    def stamp(self, model: ir.Model) -> None:
-        """Writes it into the metadata of nodes and weights."""
-        unstamp(model)
-        for key, part in keyed(model):
+    def mark(self, model: ir.Model, *, keep: bool) -> None:
+        """Writes it into the metadata of nodes and weights, or sees to it that there is none; other metadata stays."""
+        for graph in graphs(model):
+            for part in (*graph, *graph.initializers.values()):
+                for name in (FROM, BY):
+                    part.metadata_props.pop(name, None)
+        for key, part in keyed(model) if keep else ():
             origin = self.origins.get(key)
             if origin is not None and origin.passes:
                 part.metadata_props[FROM] = ",".join(map(_escaped, origin.shown()))
                 part.metadata_props[BY] = ",".join(map(_escaped, origin.passes))
-
-
-def unstamp(model: ir.Model) -> None:
-    """Takes what an earlier bake wrote out of the metadata; other metadata stays."""
-    for graph in graphs(model):
-        for part in (*graph, *graph.initializers.values()):
-            for key in (FROM, BY):
-                part.metadata_props.pop(key, None)
 
 
 def stamped(model: ir.Model) -> Iterator[tuple[str, str, Origin]]:

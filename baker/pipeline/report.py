@@ -128,6 +128,7 @@ class Report:
     environment: dict[str, str] = field(default_factory=lambda: environment())
     blame: Blame | None = None  # only where --bisect found something
     speed: Speed | None = None  # only under --bench
+    provenance: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)  # only what was made or changed
 
     def failures(self) -> list[str]:
         """Why the run failed, one line each; empty when every gate held."""

@@ -58,7 +58,7 @@ def test_json_follows_the_schema(report):
     found = json.loads(report.to_json(), parse_constant=pytest.fail)
     assert list(found) == [
         *("schema", "baker", "pipeline", "seed", "source", "result", "passes", "verification", "budget", "requires"),
-        *("kernels", "environment"),
+        *("kernels", "environment", "provenance"),
     ]
     assert found["schema"] == 1
     assert found["source"] == {"path": "model.onnx", "sha256": "ab", "nodes": 312, "bytes": 10_200_000}
