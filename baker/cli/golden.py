@@ -99,6 +99,8 @@ def check(
             checks.append(one)
             if not (quiet or as_json):
                 click.echo(check_text(one) + ("\n  updated" if name in updated else ""))
+            for warning in one.run.warnings if verbose and one.run is not None else ():
+                note(f"warning: {name}: {warning}")
     if as_json:
         rows = [check_json(one) | {"updated": one.name in updated} for one in checks]
         click.echo(json.dumps({"recipes": rows}, indent=2, ensure_ascii=False, allow_nan=False))

@@ -17,7 +17,10 @@ from baker.cli.verify import verify
 @click.group(epilog=EXITS, context_settings={"help_option_names": ["-h", "--help"]})
 @version_option
 def group() -> None:
-    """Look at ONNX models and passes, and judge one model against another. To optimize a model: baker-opt."""
+    """Look at ONNX models, judge and time one against another, and find out what went wrong.
+
+    To optimize a model: baker-opt.
+    """
 
 
 for command in (verify, bench, reduce, inspect, passes, golden):

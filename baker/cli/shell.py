@@ -152,9 +152,10 @@ def proof_options(command: F) -> F:
         click.option("--custom-ops", metavar="LIB", type=MODEL, help="Library of custom operators the model needs; "
                      "loaded because you say so."),
         click.option("--strict", is_flag=True, help="An inconclusive verdict fails, too."),
-        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
+        click.option("--seed", metavar="N", type=click.IntRange(min=0), default=0, show_default=True,
                      help="Seeds synthetic inputs and passes."),
-        click.option("--threads", type=click.IntRange(min=1), help="Threads of a session; default: ONNX Runtime's."),
+        click.option("--threads", metavar="N", type=click.IntRange(min=1),
+                     help="Threads of a session; default: ONNX Runtime's."),
     ]  # fmt: skip
     command = limit_options(command)
     for option in reversed(options):
@@ -172,5 +173,5 @@ def version_option(command: F) -> F:
 def verbosity_options(command: F) -> F:
     """-v and -q."""
     command = click.option("-q", "--quiet", is_flag=True, help="Errors only.")(command)
-    text = "Name every node there is something to say of; -vv shows tracebacks."
+    text = "More detail, such as every node that a pass changed or left alone; -vv shows tracebacks."
     return click.option("-v", "--verbose", count=True, help=text)(command)
