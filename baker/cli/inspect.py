@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 @click.option("--custom-ops", metavar="LIB", type=MODEL, help="Library of custom operators the model needs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @limit_options
-@click.option("-v", "--verbose", count=True, help="Name the kernel of every layer; -vv shows tracebacks.")
+@click.option(
+    "-v", "--verbose", count=True, help="Name every layer's kernel and every node's origin; -vv shows tracebacks."
+)
 def inspect(model: Path, custom_ops: Path | None, as_json: bool, verbose: int) -> None:
     """Show the size, interface, operators, weights, kernels and metadata of MODEL."""
     from baker.model.lower import lower, source_facts
@@ -36,6 +38,7 @@ def inspect(model: Path, custom_ops: Path | None, as_json: bool, verbose: int) -
 
     if not verbose:
         facts["kernels"].pop("nodes", None)
+    facts["provenance"] = provenance_rows(facts["provenance"], verbose=verbose > 0)
     click.echo(facts_view(facts, width=width()), nl=False)
 
 
@@ -59,7 +62,38 @@ def describe(model: ir.Model) -> dict[str, Any]:
         "weights": dict(weights.most_common()),
         "functions": len(model.functions),
         "metadata": dict(model.metadata_props),
+        "provenance": provenance(model),
     }
+
+
+def provenance(model: ir.Model) -> dict[str, Any]:
+    """What the metadata says of where nodes and weights come from; empty where it says nothing.
+
+    Counts are of nodes and weights that a bake made or changed; ``by`` counts both for each pass.
+    """
+    from baker.pipeline.provenance import stamped
+
+    found: dict[str, dict[str, Any]] = {"nodes": {}, "weights": {}}
+    passes: Counter[str] = Counter()
+    for kind, name, origin in stamped(model):
+        found[f"{kind}s"][name] = {"from": origin.shown(), "by": list(origin.passes)}
+        passes.update(origin.passes)
+    return found | {"by": dict(passes.most_common())} if passes else {}
+
+
+def provenance_rows(found: dict[str, Any], *, verbose: bool) -> dict[str, Any]:
+    """The same for people: how much came from whom, and with ``verbose`` a line for each."""
+    if not found:
+        return {}
+    counts = {kind: f"{len(found[kind])} made or changed" for kind in ("nodes", "weights")}
+    rows = {"by": ", ".join(f"{name} {count}" for name, count in found["by"].items())}
+    if verbose:
+        for kind in ("nodes", "weights"):
+            for name, origin in found[kind].items():
+                rows[name] = (
+                    f"from {', '.join(origin['from']) or 'nothing in the source'}, by {', '.join(origin['by'])}"
+                )
+    return counts | rows
 
 
 def kernels(model: Path, custom_ops: Path | None) -> dict[str, Any]:
