@@ -65,6 +65,7 @@ PIPELINE_HELP = (
 @click.option("--save-each", metavar="DIR", type=FOLDER, help="Save the model after every pass there.")
 @click.option("--timing", is_flag=True, help="Print where the time went, to stderr.")
 @click.option("--provenance", is_flag=True, help="Note in the result which source nodes and passes made each node.")
+@click.option("--bench", is_flag=True, help="Time the result against MODEL, as baker bench does, for the report.")
 @click.option("--bisect", is_flag=True, help="Where something fails, name the first bad pass, rewrite and tensor.")
 @click.option("--bisect-limit", metavar="N", type=click.IntRange(min=0), help="Do the first N rewrites; -v lists them.")
 @click.option("--run-reproducer", metavar="DIR", type=FOLDER, help="Replay the folder that a failure left.")
@@ -120,6 +121,10 @@ def run(request: Request, model: Path, registry: Registry) -> None:
         if written:
             show(f"writing {paths.out}")
             _write_model(baked, report, paths, unverified=bool(failures))
+        if request.bench:
+            from baker.cli.bench import bench_result
+
+            bench_result(request, model, report, paths.out, show)
         report.write(paths.report)
     _print(request, report, paths, written=written)
     watch.finish()

@@ -36,6 +36,7 @@ class Request:
     print_after: tuple[str, ...]
     save_each: Path | None
     timing: bool
+    bench: bool
     provenance: bool
     bisect: bool
     bisect_limit: int | None

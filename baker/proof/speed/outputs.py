@@ -22,6 +22,9 @@ from baker.proof.numerics import (
     peak,
 )
 
+APPROXIMATION = 10.0
+"""Outputs that differ by more than this SQNR in dB leaves are not called an approximation."""
+
 Kind = Literal["bit-equal", "equal up to rounding", "different", "broken"]
 
 
@@ -67,7 +70,7 @@ def compare_outputs(
     kind = _kind(before, after)
     if problem:
         return Agreement("broken", len(reference), errors, problem)
-    remark = f"the outputs differ ({_worst(errors.values())}): the two models are not the same function"
+    remark = f"the outputs differ: {_worst(errors.values())}"
     if kind == "different" and unsteady["a"]:
         remark = "the outputs of both models change from run to run: they can't be compared"
     return Agreement(kind, len(reference), errors, "", remark if kind == "different" else "")
@@ -99,5 +102,8 @@ def _excess(before: Sequence[Array], after: Sequence[Array]) -> float:
 
 
 def _worst(errors: Iterable[OutputError]) -> str:
-    found = min(error.sqnr_db for error in errors)
-    return "beyond measure" if math.isinf(found) else f"SQNR {found:.1f} dB"
+    found = min((error.sqnr_db for error in errors), default=math.inf)
+    if found >= APPROXIMATION:
+        return f"an approximation, SQNR {found:.1f} dB"
+    shown = "beyond measure" if math.isinf(found) else f"SQNR {found:.1f} dB"
+    return f"not the same function, {shown}"
