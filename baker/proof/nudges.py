@@ -1,0 +1,82 @@
+"""How far rounding alone may move a model's outputs, seen by changing the last bits of its inputs.
+
+Next to a pole (Tan, a division by almost nothing) the original itself is far from its float64 run, which then says
+nothing. But an output that a last bit of the input moves may be moved as far by a rewrite that rounds elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from baker.errors import ModelError
+from baker.model.graph import Array
+from baker.proof.interface import Feed
+from baker.proof.numerics import Tolerance, as_array
+from baker.proof.tails import probed
+from baker.runtime.session import run, session
+
+NUDGES = 8
+"""How often the inputs are changed; each change is seeded."""
+
+TIMES = 16.0
+"""A rewrite rounds more than once, and the changes of several inputs may cancel in one element."""
+
+_BITS = 2.0  # last bits by which each floating-point number is off, either way
+
+
+def nudged_runs(model: ir.Model, feed: Feed) -> list[Mapping[str, Array]]:
+    """Runs a model, the optimizer off, on copies of a feed that differ in the last bits of floats.
+
+    Returns:
+        What each run gives, with what `baker.proof.tails.probed` looks at; nothing where the feed holds no float, or
+        the model does not run.
+    """
+    if not any(_is_plain_float(array) for array in feed.values()):
+        return []
+    probe = probed(model)
+    try:
+        runner = session(probe.model, optimize=False)
+        raw = [run(runner, _nudged(feed, seed)) for seed in range(NUDGES)]
+    except ModelError:  # a model that needs a library of operators; then rounding is not excused
+        return []
+    return [probe.outputs({name: as_array(output) for name, output in outputs.items()}) for outputs in raw]
+
+
+def explains(
+    runs: Sequence[Mapping[str, Array]], name: str, reference: Array, candidate: Array, tolerance: Tolerance, top: float
+) -> bool:
+    """True when every element that is outside the tolerance is one that last bits of the inputs move, too.
+
+    Each may be off by the tolerance and `TIMES` what the runs moved that very element at most.
+
+    Args:
+        reference, candidate: the output for the feed itself.
+        top: what the absolute part of the tolerance is a share of.
+    """
+    arrays = [reference, candidate, *(outputs[name] for outputs in runs)]
+    if not runs or any(array.shape != reference.shape for array in arrays):
+        return False
+    wide = [array.astype(np.float64) for array in arrays]
+    if not all(np.isfinite(array).all() for array in wide):
+        return False
+    moved = np.max([np.abs(array - wide[0]) for array in wide[2:]], axis=0)
+    allowed = tolerance.atol * top + tolerance.rtol * np.abs(wide[0]) + TIMES * moved
+    return bool((np.abs(wide[1] - wide[0]) <= allowed).all())
+
+
+def _nudged(feed: Feed, seed: int) -> Feed:
+    rng = np.random.default_rng(seed)
+    return {name: _off(array, rng) if _is_plain_float(array) else array for name, array in feed.items()}
+
+
+def _is_plain_float(array: object) -> bool:
+    return isinstance(array, np.ndarray) and array.dtype.kind == "f"
+
+
+def _off(array: Array, rng: np.random.Generator) -> Array:
+    signs = rng.choice([-1.0, 1.0], size=array.shape)
+    with np.errstate(over="ignore"):
+        return np.asarray(array * (1 + _BITS * np.finfo(array.dtype).eps * signs)).astype(array.dtype)
