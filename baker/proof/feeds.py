@@ -24,6 +24,8 @@ Calibration: TypeAlias = str | os.PathLike[str] | Feed | Iterable[Feed] | None
 MAX_ROW_FEEDS = 256
 """A single feed is split into at most this many; with more rows each gets several."""
 
+BESIDE = "test_data_set_* beside the model"
+
 SYNTHETIC_CALIBRATION = 15
 """How many feeds --calib synthetic makes up."""
 
@@ -77,14 +79,13 @@ def load_feeds(
         raise UsageError(f"the seed must be a whole number, 0 or more; found {seed!r}")
     if isinstance(calib, Feeds):
         return calib
-    found = (
-        _without_data(model, seed, model_path, custom_ops) if calib is None else _with(calib, model, seed, custom_ops)
-    )
-    made_up = calib is None and found.synthetic
-    return replace(found, further=MadeUp(model, seed, custom_ops, found.held_out, synthetic=made_up))
+    if calib is None:
+        return _without_data(model, seed, model_path, custom_ops)
+    found = _given_or_synthetic(calib, model, seed, custom_ops)
+    return replace(found, further=MadeUp(model, seed, custom_ops, found.held_out))
 
 
-def _with(
+def _given_or_synthetic(
     calib: str | os.PathLike[str] | Feed | Iterable[Feed],
     model: ir.Model,
     seed: int,
@@ -181,14 +182,15 @@ def _without_data(
 ) -> Feeds:
     real, notes = _beside(model, model_path)
     if len(real) >= 2:
-        return Feeds((), real, "test_data_set_* beside the model", False, notes)
+        return Feeds((), real, BESIDE, False, notes, further=MadeUp(model, seed, custom_ops, real))
     made = synthesize(model, FEWEST, seed, custom_ops=custom_ops)
+    further = MadeUp(model, seed, custom_ops, made.feeds, made.plans)
     if real:
         both = LazyFeeds(model, [*real.items, *made.feeds])
-        return Feeds((), both, "test_data_set_* beside the model, and made-up inputs", False, notes)
+        return Feeds((), both, f"{BESIDE}, and made-up inputs", False, notes, further=further)
     if not made.feeds:
         return Feeds((), LazyFeeds(model, [], made.problem), "none", True, (*notes, made.problem), made.problem)
-    return Feeds((), LazyFeeds(model, made.feeds), "synthetic", True, notes)
+    return Feeds((), LazyFeeds(model, made.feeds), "synthetic", True, notes, further=further)
 
 
 def _beside(model: ir.Model, model_path: Path | None) -> tuple[LazyFeeds, tuple[str, ...]]:

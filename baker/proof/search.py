@@ -25,7 +25,6 @@ MAX_TRIES = 2000
 """How many combinations are tried, shared among the ways to pin inputs."""
 MAX_TRIED_ELEMENTS = 2**26
 """How many numbers these may hold together."""
-SECOND_TRIES = 12
 MAX_WORK = 2 * 10**10
 """A second size is only used where a run takes no more multiplications than this."""
 
@@ -43,6 +42,7 @@ class Search:
         self.maker = maker
         self.runner = runner
         self.elements = MAX_TRIED_ELEMENTS
+        self.work = 0.0  # multiplications for each number of the first feed that runs
         self.tried = 0
         self.problem = ""
         self.some_empty = False  # inputs may leave some outputs empty
@@ -95,11 +95,15 @@ class Search:
 
     def _second(self, base: Plan, symbols: Sequence[str], sizes: Sequence[int]) -> Plan | None:
         """Another size for some dims, all together."""
-        candidates = (base.resized(symbols, size) for size in sizes) if symbols else iter(())
-        for plan in itertools.islice(candidates, SECOND_TRIES):
+        if not symbols:
+            return None
+        if not self.work:
+            work = multiplications(self.model, self.maker.feed(0, base, "zeros"))
+            self.work = work / max(1, self.maker.elements(base))
+        for plan in (base.resized(symbols, size) for size in sizes):
             if plan == base or not self.maker.fits(plan):
                 continue
-            if multiplications(self.model, self.maker.feed(0, plan, "zeros")) <= MAX_WORK and self._runs(plan):
+            if self.work * self.maker.elements(plan) <= MAX_WORK and self._runs(plan):
                 return plan
         return None
 

@@ -12,7 +12,7 @@ from baker.errors import BakerError
 from baker.model.graph import count_nodes
 from baker.proof.draws import EXERCISE, FURTHER, Kind
 from baker.proof.interface import Feed
-from baker.proof.plans import Maker
+from baker.proof.plans import Maker, Plan
 from baker.proof.search import Search
 from baker.proof.work import multiplications
 from baker.runtime.session import session
@@ -26,10 +26,11 @@ WORK_OF_A_NODE = 10**4
 
 @dataclass(frozen=True)
 class Synthesis:
-    """Made-up feeds, or the reason why there are none."""
+    """Made-up feeds, or the reason why there are none; and the plans that they follow."""
 
     feeds: list[Feed]
     problem: str = ""
+    plans: Sequence[Plan] = ()
 
 
 def synthetic_feeds(model: ir.Model, n: int = 8, seed: int = 0) -> list[Feed]:
@@ -52,12 +53,16 @@ def synthesize(
     *,
     kinds: Sequence[Kind] = (),
     custom_ops: str | os.PathLike[str] | None = None,
+    plans: Sequence[Plan] = (),
+    start: int = 0,
 ) -> Synthesis:
     """Like `synthetic_feeds`; also says why there are none.
 
     Args:
         kinds: the kinds of floating-point input, taken in turn; none: each of `EXERCISE`, then those of `FURTHER`.
         custom_ops: a custom-op library that running the model takes.
+        plans: those that an earlier call found.
+        start: the number of the first feed.
     """
     try:
         maker = Maker(model, seed)
@@ -65,23 +70,24 @@ def synthesize(
     except BakerError as error:
         return Synthesis([], f"no inputs can be made up: {error}")
     search = Search(model, maker, runner)
-    plans = search.plans()
+    plans = plans or search.plans()
     if not plans:
         return Synthesis(
             [],
             f"no made-up input runs ({search.tried} combinations of sizes tried; {search.problem}). "
             "Give real inputs through --calib.",
         )
-    feeds = (search.working(index, plans[index % len(plans)], _kind(index, kinds)) for index in range(n))
-    return Synthesis([feed for feed in feeds if feed is not None])
+    numbers = range(start, n)
+    feeds = (search.working(index, plans[index % len(plans)], _kind(index, kinds)) for index in numbers)
+    return Synthesis([feed for feed in feeds if feed is not None], plans=plans)
 
 
 class MadeUp:
     """Further inputs for verdicts that ask for the same function; made up when they are first asked for.
 
     Args:
-        given: feeds that are there already: made-up ones, the first of the same seed, or the user's.
-        synthetic: the former.
+        given: feeds that are there already: the user's, or made-up ones, the first of the same seed.
+        plans: what made-up ones follow; empty for the user's.
     """
 
     def __init__(
@@ -90,25 +96,29 @@ class MadeUp:
         seed: int,
         custom_ops: str | os.PathLike[str] | None,
         given: Sequence[Feed],
-        *,
-        synthetic: bool,
+        plans: Sequence[Plan] = (),
     ) -> None:
         self.model = model
         self.seed = seed
         self.custom_ops = custom_ops
         self.given = given
-        self.skipped = len(given) if synthetic else 0
+        self.plans = plans
         self._made: list[Feed] = []
         self._asked = 0
+        self._affordable: int | None = None
 
     def feeds(self, least: int = 0) -> list[Feed]:
         """As many as the size of the model allows: none for a large one, unless ``least`` asks for some."""
         if not len(self.given):
             return []
-        wanted = max(least, _affordable(self.model, self.given[0]) - max(FEWEST, self.skipped))
+        if self._affordable is None:
+            self._affordable = _affordable(self.model, self.given[0]) - FEWEST
+        wanted, known = max(least, self._affordable), FEWEST if self.plans else 0
         if wanted > self._asked:
-            made = synthesize(self.model, self.skipped + wanted, self.seed, custom_ops=self.custom_ops).feeds
-            self._made, self._asked = made[self.skipped :], wanted
+            found = synthesize(
+                self.model, known + wanted, self.seed, custom_ops=self.custom_ops, plans=self.plans, start=known
+            )
+            self._made, self._asked = found.feeds, wanted
         return self._made
 
 
