@@ -67,20 +67,22 @@ class Unseen:
 
 
 def bends(reference: ir.Model, candidate: ir.Model) -> list[Bend]:
-    """Finds the reference's piecewise nodes that the candidate lacks, or has fewer of."""
+    """Finds the reference's piecewise nodes that the candidate lacks, where it has fewer of them."""
     named = {(_settings(node), node.outputs[0].name) for node in candidate.graph if node.outputs}
-    there, due = (Counter(_settings(node) for node in model.graph) for model in (candidate, reference))
+    missing = Counter(map(_settings, reference.graph))
+    missing.subtract(map(_settings, candidate.graph))
     moving = {value.name for value in reached(reference)}
-    found = []
+    found: dict[tuple[object, ...], list[Bend]] = {}
     for node in reference.graph:
-        if not node.outputs or has_reference_attribute(node) or not _is_float(node.outputs[0]):
+        settings = _settings(node)
+        if missing[settings] <= 0 or not node.outputs or has_reference_attribute(node):
             continue
-        if (_settings(node), node.outputs[0].name) in named or there[_settings(node)] >= due[_settings(node)]:
-            continue
-        bend = _bend(node)
-        if bend is not None and any(name in moving for name in bend.reads):
-            found.append(bend)
-    return found
+        bend = _bend(node) if _is_float(node.outputs[0]) else None
+        if bend is None:
+            missing[settings] -= 1  # may be the one that is gone, and that is no loss
+        elif (settings, node.outputs[0].name) not in named and any(name in moving for name in bend.reads):
+            found.setdefault(settings, []).append(bend)
+    return [bend for settings, group in found.items() if missing[settings] > 0 for bend in group]
 
 
 def _settings(node: ir.Node) -> tuple[object, ...]:

@@ -36,6 +36,7 @@ def _sized(model: ir.Model, feed: Feed) -> ir.Model:
     for graph in graphs(sized):
         for value in (value for node in graph for value in node.outputs):
             value.shape = None
+    sized.graph.outputs.clear()  # inference leaves those as they are declared
     infer_shapes(sized)
     return sized
 
