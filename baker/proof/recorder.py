@@ -17,7 +17,8 @@ from baker.proof.interface import Feed, foreign_ops
 from baker.proof.numerics import as_array
 from baker.proof.tails import probed, unprobed
 from baker.proof.traits import levels_agree, unpredictable_outputs
-from baker.runtime.session import run, session
+from baker.runtime.audit import KernelAudit, audit, audit_kernels
+from baker.runtime.session import optimized_session, run, session
 
 MAX_RECORDED_BYTES = 512 * 2**20
 """Outputs beyond this are not kept, and the samples they belong to not compared."""
@@ -82,6 +83,7 @@ class Recorder:
         self.custom_ops = custom_ops
         self._kept: dict[bool, Recording] = {}
         self._against: tuple[ir.Model, Recording] | None = None
+        self._audit: tuple[ir.Model, KernelAudit] | None = None
         self._probes: Sequence[Feed] | None = None
         self._background: Sequence[Outputs] | None = None
 
@@ -92,6 +94,32 @@ class Recorder:
             ModelError: ONNX Runtime can't load the model.
         """
         return session(model, optimize=optimize, threads=self.threads, custom_ops=self.custom_ops, config=_CONFIG)
+
+    def open_audited(self, model: ir.Model) -> ort.InferenceSession:
+        """Like `open` at the default level; `audit` then need not load the model again.
+
+        Raises:
+            ModelError: ONNX Runtime can't load the model.
+        """
+        runner, graph = optimized_session(
+            model, threads=self.threads, custom_ops=self.custom_ops, config=_CONFIG, weights=False
+        )
+        self._audit = (model, audit(graph))
+        return runner
+
+    def audit(self, model: ir.Model) -> KernelAudit:
+        """Which kernels a model runs at the default level; what was audited last is kept.
+
+        Raises:
+            ModelError: ONNX Runtime can't load the model.
+        """
+        if self._audit is None or self._audit[0] is not model:
+            self._audit = (model, audit_kernels(model, custom_ops=self.custom_ops))
+        return self._audit[1]
+
+    def forget_audit(self) -> None:
+        """What was audited last may have changed since."""
+        self._audit = None
 
     def open_original(self, model: ir.Model, *, optimize: bool) -> ort.InferenceSession:
         """Like `open`, for a model that others are compared with.

@@ -36,6 +36,7 @@ from baker.proof.tails import probed
 from baker.proof.traits import fixed_outputs, uses_half
 from baker.proof.verdict import Measurement as Measurement
 from baker.proof.verdict import Verdict as Verdict
+from baker.runtime.audit import KernelAudit
 from baker.runtime.session import run
 
 FLOOR = Budget("sqnr", FAIL_DB)
@@ -135,6 +136,7 @@ class Verifier:
         Raises:
             UsageError: the metric raises or returns no finite number, or the budget does not fit the outputs.
         """
+        self._recorder.forget_audit()  # the same model may have been changed in place since (--verify-each)
         difference = compare_interfaces(self.reference, candidate)
         if difference is not None:
             findings = tuple(changed_interface(self.reference, candidate))
@@ -156,6 +158,14 @@ class Verifier:
             UsageError: the metric is missing, raises, or returns no finite number; the budget does not fit the outputs.
         """
         return self._try_out(candidate, budget, compare=budget.kind != "metric" and bool(self.feeds)).measured
+
+    def audit(self, model: ir.Model) -> KernelAudit:
+        """Which kernels a model runs at ONNX Runtime's default level; what was verified last is not loaded again.
+
+        Raises:
+            ModelError: ONNX Runtime can't load the model.
+        """
+        return self._recorder.audit(model)
 
     # ---- the same function ----
 

@@ -149,16 +149,37 @@ def optimized_graph(
     Raises:
         ModelError: ONNX Runtime can't load the model.
     """
-    model = _resolved(model)
+    return optimized_session(model, custom_ops=custom_ops, weights=weights)[1]
+
+
+def optimized_session(
+    model: Source,
+    *,
+    threads: int | None = None,
+    custom_ops: str | os.PathLike[str] | None = None,
+    config: Mapping[str, str] | None = None,
+    weights: bool = True,
+) -> tuple[ort.InferenceSession, onnx.ModelProto]:
+    """A session at the default level, as `session` makes it, with the graph that it runs, as of `optimized_graph`.
+
+    Raises:
+        ModelError: ONNX Runtime can't load the model.
+    """
     with ScratchFolder() as folder:
         path = Path(folder) / "optimized.onnx"
-        options = _quiet_options()
+        where = {
+            "session.optimized_model_external_initializers_file_name": "weights.bin",
+            "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
+        }
+        model, options = _resolved(model), _quiet_options()
         options.optimized_model_filepath = str(path)
-        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights.bin")
-        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        for key, value in (where | dict(config or {})).items():
+            options.add_session_config_entry(key, value)
         _register(options, model, custom_ops)
-        _create(_pack(model, hand_over=True), options, {})
-        return onnx.load(path, load_external_data=weights)
+        created = _create(_pack(model, hand_over=True), options, {})
+        return created, onnx.load(path, load_external_data=weights)
 
 
 # No memory, or a size beyond any.

@@ -37,7 +37,7 @@ def in_same_function(
         yield from level_findings(recorder, candidate, original, watch.recording, verdict.outputs)
     yield from precision_findings(original, candidate, max((one.rel_l2 for one in errors.values()), default=0.0))
     yield from storage_findings(original, candidate, same_function=True)
-    yield from kernel_findings(original, candidate, recorder.custom_ops)
+    yield from kernel_findings(recorder, original, candidate)
 
 
 def in_approximation(
@@ -52,4 +52,4 @@ def in_approximation(
         yield from watch.findings(original, candidate)
         yield from hidden_findings(recorder, candidate, watch)
     yield from storage_findings(original, candidate, same_function=False)
-    yield from kernel_findings(original, candidate, recorder.custom_ops)
+    yield from kernel_findings(recorder, original, candidate)

@@ -8,11 +8,12 @@ import onnx_ir as ir
 
 from baker.errors import ModelError
 from baker.proof.fakes.layers import Layer, layers, named
+from baker.proof.recorder import Recorder
 from baker.proof.verdict import Finding
-from baker.runtime.audit import KernelAudit, audit_kernels
+from baker.runtime.audit import KernelAudit
 
 
-def kernel_findings(original: ir.Model, candidate: ir.Model, custom_ops: str | None) -> Iterator[Finding]:
+def kernel_findings(recorder: Recorder, original: ir.Model, candidate: ir.Model) -> Iterator[Finding]:
     """Yields layers with integer weights that ONNX Runtime's default level runs in float.
 
     Weights of a few bits that a packed kernel expands as it goes (MatMulNBits) are what they claim to be. Nothing is
@@ -22,7 +23,7 @@ def kernel_findings(original: ir.Model, candidate: ir.Model, custom_ops: str | N
     if len(claims) <= len(_claims(original)):
         return
     try:
-        audit = audit_kernels(candidate, custom_ops=custom_ops)
+        audit = recorder.audit(candidate)
     except ModelError:
         return  # whoever ran it at the default level has said so
     named_ones, count = _in_float(claims, audit, len(layers(candidate)) - len(claims))

@@ -49,7 +49,7 @@ def level_findings(
     few = recording.first(SAMPLES)
     names = recorder.names(original)
     try:
-        found = list(run_all(recorder.open(candidate, optimize=True), few.feeds))
+        found = list(run_all(recorder.open_audited(candidate), few.feeds))
     except ModelError as error:
         return _not_running(recorder, original, few, str(error))
     limits = {name: _limit(original, few, name, errors.get(name)) for name in names}
