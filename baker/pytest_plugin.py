@@ -19,7 +19,8 @@ _FILE, _MARK, _HEAD = "golden.json", b'"baker_golden"', 4096
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """One line for pytest.ini."""
+    """Two lines for pytest.ini."""
+    parser.addini("baker_load", "Files that take the place of plugin files of their name in golden folders.", "paths")
     parser.addini("baker_custom_ops", "Library of custom operators for golden folders whose model needs one.", "paths")
 
 
@@ -72,11 +73,12 @@ class GoldenItem(pytest.Item):
         Raises:
             NotAsRecorded: something is worse, or the recipe can't be run.
         """
-        from baker.pipeline.golden import check
+        from baker.pipeline.golden import Given, check
         from baker.pipeline.golden_text import check_text
 
-        libraries = self.config.getini("baker_custom_ops")
-        done = check(self.path.parent, self.manifest, self.name, libraries[0] if libraries else None)
+        libraries, files = (self.config.getini(key) for key in ("baker_custom_ops", "baker_load"))
+        given = Given(libraries[0] if libraries else None, tuple(files))
+        done = check(self.path.parent, self.manifest, self.name, given)
         if done.exit_code:
             raise NotAsRecorded(check_text(done))
         if done.outcome == "better":

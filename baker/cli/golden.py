@@ -12,7 +12,9 @@ from baker.cli.limits import Size, limit_options
 from baker.cli.shell import MODEL, Command, note, progress, proof_options, verbosity_options
 
 if TYPE_CHECKING:
-    from baker.pipeline.golden import Check
+    from collections.abc import Iterator
+
+    from baker.pipeline.golden import Check, Given
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -26,7 +28,8 @@ def golden() -> None:
     baker golden check goldens/net
     pytest goldens/                       # each recipe of each folder is a test
 
-    Checking a folder runs the plugin files and the metric that it names: check only folders whose code you would run.
+    A check takes the plugin files that were recorded, or those of --load. Checking a folder runs them, and the metric that
+    it names: check only folders whose code you would run.
     """
 
 
@@ -72,6 +75,8 @@ def record(folder: Path, as_json: bool, quiet: bool, verbose: int, **options: An
 @golden.command(cls=Command, short_help="Bake again what DIR holds, and compare.")
 @click.argument("folder", metavar="DIR", type=FOLDER)
 @click.option("--only", metavar="NAME", multiple=True, help="Check this recipe; default: all.")
+@click.option("--load", metavar="FILE.py", multiple=True, type=MODEL, help="Take this file for the stored one of its "
+              "name: a pass that you are working on.")  # fmt: skip
 @click.option("--update", is_flag=True, help="Take what came out as what is expected from now on.")
 @click.option("--custom-ops", metavar="LIB", type=MODEL, help="Library of custom operators that the model needs; never "
               "loaded because a folder names it.")  # fmt: skip
@@ -79,7 +84,14 @@ def record(folder: Path, as_json: bool, quiet: bool, verbose: int, **options: An
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @verbosity_options
 def check(
-    folder: Path, only: tuple[str, ...], update: bool, custom_ops: Path | None, as_json: bool, quiet: bool, verbose: int
+    folder: Path,
+    only: tuple[str, ...],
+    load: tuple[Path, ...],
+    update: bool,
+    custom_ops: Path | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: int,
 ) -> None:
     """Bake the model in DIR again, by every recipe, and compare with what was recorded.
 
@@ -89,12 +101,13 @@ def check(
     --json prints recipes, a list of: name, pipeline, outcome (equal, better, different or error), error, differences
     (what, where, recorded, now, outcome, allowed), begins_at (a pass), versions, warnings, updated.
     """
+    from baker.pipeline.golden import Given
     from baker.pipeline.golden_text import check_json, check_text
 
-    checks, updated = [], []
+    checks, updated, given = [], [], Given(custom_ops, load)
     with progress(not quiet) as show:
-        for name, one in _checks(folder, only, custom_ops, show):
-            if update and _update(folder, one):
+        for name, one in _checks(folder, only, given, show):
+            if update and _update(folder, one, given):
                 updated.append(name)
             checks.append(one)
             if not (quiet or as_json):
@@ -107,7 +120,7 @@ def check(
     _finish(folder, [one for one in checks if one.name not in updated], quiet=quiet)
 
 
-def _checks(folder: Path, only: tuple[str, ...], custom_ops: Path | None, show: Any) -> Any:
+def _checks(folder: Path, only: tuple[str, ...], given: Given, show: Any) -> Iterator[tuple[str, Check]]:
     from baker.errors import UsageError, suggest
     from baker.pipeline.golden import check
     from baker.pipeline.golden_folder import read_manifest
@@ -118,18 +131,24 @@ def _checks(folder: Path, only: tuple[str, ...], custom_ops: Path | None, show: 
     for name in only:
         if name not in manifest.recipes:
             raise UsageError(f"--only {name}: no such recipe in '{folder}'.{suggest(name, manifest.recipes)}")
+    known = {file.path.rpartition("/")[2] for recipe in manifest.recipes.values() for file in recipe.load}
+    for path in given.load:
+        if path.name not in known:
+            raise UsageError(
+                f"--load {path}: no recipe in '{folder}' has a file of this name.{suggest(path.name, known)}"
+            )
     for name in only or manifest.recipes:
         show(f"checking {name}")
-        yield name, check(folder, manifest, name, custom_ops)
+        yield name, check(folder, manifest, name, given)
 
 
-def _update(folder: Path, check: Check) -> bool:
+def _update(folder: Path, check: Check, given: Given) -> bool:
     """Writes what came out, where it is not what was expected and may be recorded at all."""
-    from baker.pipeline.golden_record import write_expected
+    from baker.pipeline.golden_record import update
 
-    if check.run is None or check.run.failures or not (check.differences or check.versions):
+    if check.run is None or check.run.failures or not (check.differences or check.versions or given.load):
         return False
-    write_expected(folder, check.name, check.run.accepted())
+    update(folder, check, given)
     return True
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import onnx_ir as ir
 
@@ -21,6 +21,7 @@ from baker.pipeline.golden_folder import (
     Manifest,
     OutputFigures,
     PassFigures,
+    StoredFile,
     read_expected,
     stored,
 )
@@ -33,6 +34,27 @@ from baker.proof.interface import signature
 from baker.runtime.session import run, session
 
 _VERSIONS = ("baker-opt", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy", "platform")
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a check is handed besides the folder, because somebody says so.
+
+    Attributes:
+        custom_ops: the library that a recipe names.
+        load: plugin files that take the place of the stored ones of the same name: a pass that is being worked on.
+    """
+
+    custom_ops: Path | None = None
+    load: tuple[Path, ...] = ()
+
+    def plugin(self, folder: Path, file: StoredFile) -> Path:
+        """The file to load."""
+        name = PurePosixPath(file.path).name
+        return next((path for path in self.load if path.name == name), None) or stored(folder, file)
+
+
+NOTHING = Given()
 
 
 @dataclass(frozen=True)
@@ -99,12 +121,12 @@ class Check:
         return 1 if self.outcome == "different" else 0
 
 
-def check(folder: Path, manifest: Manifest, name: str, custom_ops: Path | None = None) -> Check:
+def check(folder: Path, manifest: Manifest, name: str, given: Given = NOTHING) -> Check:
     """Runs a recipe again and compares; what keeps it from running is in the result, not raised."""
     recipe = manifest.recipes[name]
     try:
         expected = read_expected(folder, name)
-        run = measure(folder, manifest, name, custom_ops)
+        run = measure(folder, manifest, name, given)
     except BakerError as error:
         return Check(name, recipe.pipeline, error=error)
     differences = compare(expected, run.found, recipe.slack)
@@ -119,11 +141,8 @@ def check(folder: Path, manifest: Manifest, name: str, custom_ops: Path | None =
     )
 
 
-def measure(folder: Path, manifest: Manifest, name: str, custom_ops: Path | None = None) -> Run:
+def measure(folder: Path, manifest: Manifest, name: str, given: Given = NOTHING) -> Run:
     """Bakes the stored model by a recipe.
-
-    Args:
-        custom_ops: the library that the recipe names.
 
     Raises:
         ModelError: a stored file is missing or was changed.
@@ -131,7 +150,7 @@ def measure(folder: Path, manifest: Manifest, name: str, custom_ops: Path | None
         BakerError: as `baker.bake`.
     """
     recipe = manifest.recipes[name]
-    if recipe.custom_ops is not None and custom_ops is None:
+    if recipe.custom_ops is not None and given.custom_ops is None:
         raise UsageError(
             f"'{name}' needs the custom-op library {recipe.custom_ops}. Give it with --custom-ops, or to pytest as "
             "baker_custom_ops in its ini file."
@@ -139,7 +158,7 @@ def measure(folder: Path, manifest: Manifest, name: str, custom_ops: Path | None
     model = stored(folder, manifest.model)
     registry = Registry()
     for file in recipe.load:
-        registry.load_file(stored(folder, file))
+        registry.load_file(given.plugin(folder, file))
     settings = bake.Settings(
         calib=_feeds(folder, model, recipe.feeds),
         metric=recipe.metric,
@@ -147,13 +166,13 @@ def measure(folder: Path, manifest: Manifest, name: str, custom_ops: Path | None
         strict=recipe.strict,
         seed=recipe.seed,
         threads=recipe.threads,
-        custom_ops=custom_ops,
+        custom_ops=given.custom_ops,
         registry=registry,
     )
     result, report = bake.run(model, recipe.pipeline, settings)
     failures, found = tuple(report.failures()), describe(result, report)
     if recipe.metric is not None and not failures:
-        runner = session(result, threads=recipe.threads, custom_ops=custom_ops)
+        runner = session(result, threads=recipe.threads, custom_ops=given.custom_ops)
         found = replace(found, metric=_figure(score(load_metric(recipe.metric), lambda feed: run(runner, feed))))
     reason = report.verification.reason
     return Run(found, failures, tuple(dict.fromkeys([*report.warnings(), *([reason] if reason else [])])))

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from baker.errors import UsageError
+from baker.errors import GateError, UsageError
 from baker.model.files import TEMPORARIES, explained, replacing, sync_folder
 from baker.model.lower import lower
 from baker.model.marks import source_files
 from baker.model.save import write_bytes_atomically, write_json_atomically
-from baker.pipeline.golden import measure
+from baker.pipeline.golden import NOTHING, Check, Given, measure
 from baker.pipeline.golden_folder import (
     LAYOUT,
     MANIFEST,
@@ -98,7 +98,7 @@ def record(folder: Path, order: Order) -> Recorded:
         model = _store_model(order, folder, stage)
         _check_fits(before, folder, model, name, order)
         recipe, notes = _recipe(order, stage)
-        run = measure(stage, Manifest(model, {name: recipe}), name, order.custom_ops)
+        run = measure(stage, Manifest(model, {name: recipe}), name, Given(order.custom_ops))
         expected = run.accepted()
         write_expected(stage, name, expected)
         _publish(stage, folder, _merged(before, model, name, recipe), before)
@@ -110,6 +110,25 @@ def write_expected(folder: Path, name: str, expected: Expected) -> None:
     check_name(name, str(folder))
     (folder / "expected").mkdir(exist_ok=True)
     write_json_atomically(inside(folder, f"expected/{name}.json"), plain(expected))
+
+
+def update(folder: Path, check: Check, given: Given = NOTHING) -> None:
+    """Takes what a check came to as what is expected, and the plugin files that it was given as those to store.
+
+    Raises:
+        GateError: a gate failed; nothing is written.
+    """
+    run, before = check.run, read_manifest(folder)
+    if run is None:
+        raise GateError(f"'{check.name}' could not be run, so there is nothing to take")
+    expected, recipe = run.accepted(), before.recipes[check.name]
+    with explained(folder):
+        files = tuple(_plugin(given.plugin(folder, file), folder) for file in recipe.load)
+        write_expected(folder, check.name, expected)
+        if files != recipe.load:
+            after = replace(before, recipes={**before.recipes, check.name: replace(recipe, load=files)})
+            write_json_atomically(folder / MANIFEST, {MARK: LAYOUT, **plain(after)})
+            _remove(folder, _named(before) - _named(after))
 
 
 def name_of(pipeline: str) -> str:
@@ -261,8 +280,16 @@ def _publish(stage: Path, folder: Path, manifest: Manifest, before: Manifest | N
         os.replace(file, target)
     os.replace(stage / MANIFEST, folder / MANIFEST)
     sync_folder(folder)
-    for path in set() if before is None else _named(before) - _named(manifest):
-        inside(folder, path).unlink(missing_ok=True)
+    _remove(folder, set() if before is None else _named(before) - _named(manifest))
+
+
+def _remove(folder: Path, paths: set[str]) -> None:
+    """Removes files that nothing names any more, and the folders of plugin files that they leave empty."""
+    for path in paths:
+        file = inside(folder, path)
+        file.unlink(missing_ok=True)
+        if path.startswith("plugins/") and not any(file.parent.iterdir()):
+            file.parent.rmdir()
 
 
 def _named(manifest: Manifest) -> set[str]:

@@ -136,6 +136,30 @@ def test_what_fails_its_gate_is_not_taken(folder: Path):
     assert Path("goldens/net/expected/fuse.json").read_bytes() == before
 
 
+def test_a_plugin_file_that_is_worked_on(folder: Path):
+    plugin = folder / "shifts.py"
+    plugin.write_text(PLUGIN, encoding="utf-8")
+    record("-p", "shifts", "--load", "shifts.py", "--budget", "rel=0.5")
+    before = sorted(Path("goldens/net/plugins").rglob("*.py"))
+    plugin.write_text(PLUGIN.replace("0.01", "0.1"), encoding="utf-8")
+    assert golden("check", "goldens/net").stdout.startswith("equal")
+    done = golden("check", "goldens/net", "--load", "shifts.py")
+    assert done.exit_code == 1
+    assert "rel_l2 'y'" in done.stdout
+    assert "begins at pass 1 shifts: rel_l2" in done.stdout
+    Path("pytest.ini").write_text("[pytest]\nbaker_load = shifts.py\n", encoding="utf-8")
+    assert "begins at pass 1 shifts: rel_l2" in run_pytest("goldens").stdout
+    assert golden("check", "goldens/net", "--load", "shifts.py", "--update").exit_code == 0
+    assert golden("check", "goldens/net").stdout.startswith("equal")
+    (stored,) = Path("goldens/net/plugins").rglob("*.py")
+    assert stored not in before
+    assert stored.read_bytes() == plugin.read_bytes()
+    (folder / "shift.py").write_text(PLUGIN, encoding="utf-8")
+    done = golden("check", "goldens/net", "--load", "shift.py")
+    assert done.exit_code == 2
+    assert "Did you mean 'shifts.py'?" in done.stderr
+
+
 def test_one_of_several(folder: Path):
     record()
     record("-p", "cleanup")
