@@ -28,8 +28,8 @@ def golden() -> None:
     baker golden check goldens/net
     pytest goldens/                       # each recipe of each folder is a test
 
-    A check takes the plugin files that were recorded, or those of --load. Checking a folder runs them, and the metric that
-    it names: check only folders whose code you would run.
+    A check takes the plugin files that were recorded, or those of --load. Checking a folder runs them, and the metric
+    that it names: check only folders whose code you would run.
     """
 
 
