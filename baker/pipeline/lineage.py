@@ -228,13 +228,13 @@ class Comparison:
 
     # ---- what comes from what ----
 
-    def tallies(self) -> Iterator[tuple[Key, Tally]]:
-        """Key and sources of each node and weight of the later model."""
+    def tallies(self) -> Iterator[tuple[Key, Part, Tally]]:
+        """Each node and weight of the later model with its key and what it comes from."""
         nodes = list(self.after.scope.items())
         for node, scope in reversed(nodes):  # readers before what they read
-            yield node_key(scope, node), self._node(node)
+            yield node_key(scope, node), node, self._node(node)
         for name, value in self.after.weights.items():
-            yield (name[0], "weight", name[1]), self._weight(name, value)
+            yield (name[0], "weight", name[1]), value, self._weight(name, value)
 
     def _node(self, node: ir.Node) -> Tally:
         old = self.partner.get(node)
@@ -264,6 +264,7 @@ class Comparison:
         return (
             len(new) == len(known)
             and all(self._stands_for(name, place) for name, place in zip(new, known, strict=True))
+            and [self.meaning(name) for name in self.after.made(node)] == self.before.made(old)
             and _same_attributes(node, old)
         )
 

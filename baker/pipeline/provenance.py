@@ -97,9 +97,9 @@ class Provenance:
         """
         comparison = Comparison(before, after)
         origins: dict[Key, Origin] = {}
-        for key, tally in comparison.tallies():
+        for key, made, tally in comparison.tallies():
             parts = [self._origin(comparison, part) for part in tally.parts]
-            if tally.changed:
+            if tally.changed or source_label(made) != source_label(tally.parts[0]):
                 origins[key] = Origin.of(parts, by)
             elif parts[0].passes or key != comparison.key_of(tally.parts[0]):
                 origins[key] = parts[0]
