@@ -83,7 +83,9 @@ def first_divergence(
 ) -> Divergence | str:
     """Compares what two versions of a model compute on the way to their outputs, ONNX Runtime's optimizer off.
 
-    Values of the main graph that kept their name are compared in the order of ``after``.
+    Values of the main graph that kept their name are compared in the order of ``after``. One that other nodes read than
+    before may have become something else with good reason (a Conv's output once the BatchNormalization behind it is
+    folded in), so it is only named where no other differs.
 
     Args:
         fidelity: EXACT asks for equal bits; else a tensor may differ by float32 rounding.
@@ -95,18 +97,32 @@ def first_divergence(
         return "there are no inputs to compare on"
     old, new = _producers(before), _producers(after)
     names = [name for name in new if name in old]
-    best = _Best()
+    sure, unsure = _Best(), _Best()
     for index, feed in enumerate(feeds[:FEEDS]):
         try:
             for name, pair in _pairs(before, after, names, feed, threads, custom_ops):
+                best = sure if _readers(old[name], name) == _readers(new[name], name) else unsure
                 best.take(_ratio(pair, fidelity, uses_half(before)), name, pair, index)
-                if best.ratio > 1:
-                    return _described(best, old, new)
+                if sure.ratio > 1:
+                    return _described(sure, old, new)
         except ModelError as error:
             return f"the two can't be compared: {error}"
+        if unsure.ratio > 1:
+            break
+    best = unsure if sure.pair is None else sure
     if best.pair is None:
         return f"the {len(names)} tensors that both models have are the same on {min(FEEDS, len(feeds))} inputs"
     return _described(best, old, new)
+
+
+def _readers(node: ir.Node, name: str) -> set[str]:
+    """The first outputs of the nodes that read a value, and the value itself where it is the graph's output."""
+    found: set[str] = set()
+    for value in node.outputs:
+        if value.name == name:
+            found.update(reader.outputs[0].name or "" for reader, _ in value.uses() if reader.outputs)
+            found.update([name] if value.is_graph_output() else [])
+    return found
 
 
 def _producers(model: ir.Model) -> dict[str, ir.Node]:
