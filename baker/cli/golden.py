@@ -95,8 +95,18 @@ def check(
 ) -> None:
     """Bake the model in DIR again, by every recipe, and compare with what was recorded.
 
-    Ends with 0 where nothing is worse, else with 1. By how much a figure may be worse stands in DIR/golden.json, under
-    slack; what is better is told and never fails. A recipe that cannot be run ends with the exit code of its error.
+    Ends with 0 where nothing is worse, else with 1; what is better is told and never fails. A recipe that cannot be run
+    ends with the exit code of its error. Operators, inputs, outputs, kernels and verdict must be as recorded. By how
+    much a figure may be worse stands in DIR/golden.json, under slack, yours to edit:
+
+    \b
+    bytes                 growth of the file, as a fraction (0.0)
+    bytes_other_versions  the same with another onnx, onnx-ir or onnxscript (0.005)
+    rounding              relative L2 error that counts as none (0.0001)
+    sqnr_db               loss of SQNR in dB; rel_l2 in proportion (0.5)
+    max_abs               growth of the largest difference, as a fraction (0.5)
+    top1                  loss of top-1 agreement (0.01)
+    metric                loss of the score, as a fraction of it (0.005)
 
     --json prints recipes, a list of: name, pipeline, outcome (equal, better, different or error), error, differences
     (what, where, recorded, now, outcome, allowed), begins_at (a pass), versions, warnings, updated.

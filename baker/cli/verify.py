@@ -50,7 +50,8 @@ def _finish(verdict: Verdict, *, strict: bool, budgeted: bool) -> None:
     """Ends with 1 unless the verdict lets the candidate through; ``budgeted``: a loss was allowed."""
     if verdict.status == "pass":
         return
-    note(f"{verdict.status}: {verdict.reason}")
+    why = " (which fails under --strict)" if verdict.status == "inconclusive" and strict else ""
+    note(f"{verdict.status}{why}: {verdict.reason}")
     fatal = any(finding.fatal for finding in verdict.findings)
     measured = [error.rel_l2 for error in verdict.outputs.values()]
     if verdict.status == "fail" and not (budgeted or fatal) and measured and max(measured) < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from click.testing import CliRunner, Result
 from helpers import seeded
 
 from baker.cli.group import group
+from baker.pipeline.golden_folder import Slack
 
 MODEL = """<ir_version: 9, opset_import: ["": 18]>
 g (float[N,8] x) => (float[N,4] y) {
@@ -209,6 +211,12 @@ def test_a_broken_recipe_does_not_keep_the_others_from_being_checked(folder: Pat
     assert done.exit_code == 3
     assert "error      cleanup  (cleanup)\n" in done.stdout
     assert "equal      fuse  (fuse)\n" in done.stdout
+
+
+def test_the_help_explains_the_slack():
+    text = golden("check", "--help").stdout
+    for name, default in vars(Slack()).items():
+        assert re.search(rf"^  {name} .*\({default}\)$", text, re.MULTILINE), name
 
 
 # ---- the plugin ------------------------------------------------------------------------------------------------

@@ -60,6 +60,10 @@ def test_only_what_has_an_error_can_be_blamed(folder: Path):
     assert "verdict inconclusive" in unclear.stderr
     assert "--calib" in unclear.stderr
     assert "--bisect" not in unclear.stderr
+    judged = baker("verify", "still.onnx", "still.onnx", "--strict")
+    assert judged.exit_code == 1
+    assert judged.stderr.startswith("inconclusive (which fails under --strict): ")
+    assert baker("verify", "still.onnx", "still.onnx").exit_code == 0
 
 
 @pytest.mark.parametrize(
