@@ -67,6 +67,8 @@ def write_reproducer(
         files[name] = {"from": str(path.resolve()), "bytes": size, "copied": size <= COPY_LIMIT}
         if size <= COPY_LIMIT:
             shutil.copyfile(path, folder / name)
+            if path.suffix == ".onnx":
+                _copy_data(path, folder)
     content = {
         "reproducer": FORMAT,
         "kind": "crash",
@@ -90,6 +92,26 @@ def files_of(parameters: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
             path = Path(item) if isinstance(item, (str, Path)) and item else None
             if path is not None and len(str(path)) < 1024 and path.is_file():
                 yield copy_name(name, index if len(values) > 1 else None, path), path
+
+
+def _copy_data(model: Path, folder: Path) -> None:
+    """Copies the weights that lie in files beside the model, as long as these are small and plainly named."""
+    import onnx
+    from onnx.external_data_helper import uses_external_data
+
+    try:
+        tensors = onnx.load_model(model, load_external_data=False).graph.initializer
+    except Exception:  # noqa: BLE001  # a file that can't be read may be the very reason for the crash
+        return
+    stored = (entry for tensor in tensors if uses_external_data(tensor) for entry in tensor.external_data)
+    left = COPY_LIMIT
+    for name in dict.fromkeys(entry.value for entry in stored if entry.key == "location"):
+        path = model.parent / name
+        if Path(name).name != name or path.is_symlink() or not path.is_file() or (folder / name).exists():
+            continue
+        left -= path.stat().st_size
+        if left >= 0 and name not in (MANIFEST, ERROR):
+            shutil.copyfile(path, folder / name)
 
 
 def copy_name(option: str, index: int | None, path: Path) -> str:

@@ -308,6 +308,7 @@ def test_a_crash_is_called_again(folder):
     import sys
 
     command = [sys.executable, "-m", "baker.cli.opt"]
+    onnx.save(onnx.load("model.onnx"), "model.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
     done = subprocess.run(
         [*command, "model.onnx", "--load", "trap.py", "-p", "fold,trap", "--no-verify", "-o", "there.onnx"],
         capture_output=True, text=True, check=False,
@@ -317,8 +318,8 @@ def test_a_crash_is_called_again(folder):
     manifest = json.loads((kept / "reproducer.json").read_text())
     assert manifest["running"] == {"pass": "trap", "model": "before.onnx"}
     assert onnx.load(kept / "before.onnx").graph.node
-    os.rename("model.onnx", "gone.onnx")
-    os.rename("trap.py", "gone.py")
+    for path in (folder / "model.onnx", folder / "w.bin", folder / "trap.py"):
+        path.unlink()
     again = run("--run-reproducer", str(kept))
     message = done.stderr.splitlines()[0].removeprefix("error: ")
     assert "ZeroDivisionError: not foreseen" in message
