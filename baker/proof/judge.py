@@ -14,6 +14,7 @@ from baker.proof.nudges import explains, nudged_runs
 from baker.proof.numerics import Meter, OutputError, Tolerance, compare, is_float, peak, ratios
 from baker.proof.oracle import exact_outputs
 from baker.proof.recorder import Outputs, Recording
+from baker.proof.tails import squashed
 from baker.proof.traits import has_steps
 
 OWN_ERRORS = 4.0
@@ -56,7 +57,8 @@ class Comparison:
         self.tolerance = tolerance
         self.flips = dict.fromkeys(() if tolerance is None else decided, 0)  # elements that were decided otherwise
         self.meters = {name: Meter(recording.column(name)) for name in names}
-        self.floors = {name: FLOOR * _usual_peak(recording.column(name)) for name in names}
+        usual = {name: 1.0 if squashed(name, names) else _usual_peak(recording.column(name)) for name in names}
+        self.floors = {name: FLOOR * size for name, size in usual.items()}
         self.inside = dict.fromkeys(names, 0)  # elements inside the tolerance
         self.counted = dict.fromkeys(names, 0)
         self.misses: dict[str, dict[int, float]] = {}  # output -> sample -> error as a multiple of the tolerance

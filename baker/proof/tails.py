@@ -6,7 +6,7 @@ where its input only moved by a last bit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
@@ -111,6 +111,14 @@ def probed(model: ir.Model) -> Probed:
     values = {value.name: value for node in wide.graph for value in node.outputs}
     wide.graph.outputs.extend(values[name] for name in sorted(hidden))
     return Probed(wide, tails, plain.names)
+
+
+def squashed(output: str, labels: Collection[str]) -> bool:
+    """True for what a Sigmoid or Softmax gives, where what goes in is among the labels, and so compared, too.
+
+    Kernels aim at a scale of 1: ONNX Runtime's Sigmoid gives multiples of 6e-8, be they ever so small.
+    """
+    return any(f"{output} before its {op}" in labels for op in ("Sigmoid", "Softmax"))
 
 
 def _tail(value: ir.Value, model: ir.Model) -> Tail | None:

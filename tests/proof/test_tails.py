@@ -133,3 +133,17 @@ def test_a_copy_between_a_rounding_and_its_cast_may_go():
     without = from_text(HEAD + text.replace("(i)", "(h)"), {"w": seeded(8, 5)})
     assert list(probed(without).labels(["y"])) == ["y before its Cast"]
     assert list(probed(reference).labels(["y"])) == ["y before its Round and Cast"]
+
+
+def test_the_smallest_results_of_a_sigmoid_are_multiples_of_its_step():
+    weights = {"w": 0.05 * seeded(8, 5), "c": np.full(5, -15, np.float32), "k": np.float32(3)}
+    head = HEAD + "net (float[N, 8] x) => (float[N, 5] y) { h = MatMul(x, w)  "
+    reference = from_text(head + "b = Add(h, c)  y = Sigmoid(b) }", weights)
+    split = weights | {"w": weights["w"] / 3, "c": weights["c"] / 3}
+    candidate = from_text(head + "a = Add(h, c)  b = Mul(a, k)  y = Sigmoid(b) }", split)
+    feeds = [{"x": seeded(500, 8, seed=seed)} for seed in range(4)]
+    verdict = Verifier(reference, feeds, threads=1).verify(candidate, Fidelity.ROUNDING)
+    assert verdict.status == "pass", verdict.reason
+    assert verdict.outputs["y"].rel_l2 > 1e-3  # of outputs around 3e-7
+    wrong = from_text(head + "a = Add(h, c)  b = Mul(a, k)  y = Sigmoid(b) }", split | {"k": np.float32(2.999)})
+    assert Verifier(reference, feeds, threads=1).verify(wrong, Fidelity.ROUNDING).status == "fail"

@@ -16,6 +16,7 @@ from baker.proof.fakes.probes import Reaction, Reader, answer
 from baker.proof.fakes.structure import dependencies
 from baker.proof.numerics import FLOAT_TOLERANCE, Tolerance, compare, excess, is_float, moves, peak
 from baker.proof.recorder import Outputs, Recording
+from baker.proof.tails import squashed
 from baker.proof.traits import has_steps
 from baker.proof.verdict import Finding, Severity
 
@@ -31,6 +32,9 @@ OFF_ROUNDING = 0.03
 """...above this where the candidate is to be the same function, ..."""
 WORSE = 3.0
 """...and this many times as large as on the samples."""
+
+TINY = 1e-2
+"""What a Sigmoid or Softmax gives is not measured on a smaller scale than this: its kernel rounds on a scale of 1."""
 
 
 class Watch:
@@ -195,6 +199,9 @@ class Watch:
         if np.isnan(found).any() and not np.isnan(due).any():
             return "NaN, where the reference's is a number."
         error, usual = compare([due], [found]).rel_l2, self.errors[name]
+        if squashed(name, self.recording.outputs[0]):
+            a, b = due.astype(np.float64), found.astype(np.float64)
+            error = float(np.linalg.norm(b - a) / max(np.linalg.norm(a), TINY * a.size**0.5))
         return (
             None
             if error <= max(limit, WORSE * usual)
