@@ -140,13 +140,19 @@ def nnsmith_models(folder: Path, count: int, first: int) -> Path:
 
 
 def zoo_cases(folder: Path) -> Iterator[Case]:
-    """The real models that the tests fetch, and onnx's light models with weights that mean something."""
+    """The real models that the tests fetch, and the light models with weights that mean something, with their feeds."""
     sys.path.insert(0, str(HERE.parent / "tests"))
-    from zoo import fetch, light
+    from zoo import feeds, fetch, light
 
-    for name in fetch.MODELS:
-        yield Case(name, fetch.model_path(name))
-    for name in light.LIGHT:
-        path = folder / f"{name}.onnx"
-        onnx.save(light.reseeded_light(name), path)
-        yield Case(name, path)
+    for name in (*fetch.MODELS, *light.LIGHT):
+        real = name in fetch.MODELS
+        model = onnx.load(fetch.model_path(name)) if real else light.reseeded_light(name)
+        home = folder / name
+        home.mkdir()
+        onnx.save(model, home / "model.onnx")
+        given = feeds.feeds(name) if real else light.feeds(model, 4)
+        weights = {tensor.name for tensor in model.graph.initializer}
+        inputs = [value for value in model.graph.input if value.name not in weights]
+        for index, feed in enumerate(given):
+            _write(home / f"test_data_set_{index}", "input", [feed[value.name] for value in inputs], inputs)
+        yield Case(name, home / "model.onnx")

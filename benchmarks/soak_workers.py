@@ -255,7 +255,7 @@ def _drawn(model: onnx.ModelProto, seed: int) -> Iterator[dict[str, Any]]:
 
 
 def _array(rng: np.random.Generator, kind: onnx.TypeProto.Tensor, index: int, size: int) -> Any:
-    shape = tuple(dim.dim_value if dim.HasField("dim_value") else size for dim in kind.shape.dim)
+    shape = tuple(dim.dim_value if dim.dim_value > 0 else size for dim in kind.shape.dim)  # -1 is written, too
     dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
     if dtype.kind == "O":
         return rng.choice(np.array(["a", "B c", "", "1.5"], dtype=object), size=shape)
