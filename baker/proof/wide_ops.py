@@ -91,7 +91,7 @@ def _windows(x: Array, kernel: Sequence[int], settings: dict[str, Any], padding:
     extent = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
     pads = _pads(settings, x.shape[2:], extent, strides)
     around = [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)]
-    padded = np.pad(x, around, constant_values=padding)
+    padded = np.pad(x, around, constant_values=padding) if any(pads) else x
     windows = sliding_window_view(padded, extent, axis=tuple(range(2, rank + 2)))
     steps = (slice(None, None, step) for step in (*strides, *dilations))
     return np.asarray(windows[(slice(None), slice(None), *steps)])
