@@ -7,7 +7,7 @@ model no longer stands for the original.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from baker.pipeline.blame import Blame
 from baker.pipeline.judging import Judge, State, gate
@@ -42,9 +42,6 @@ def find_blame(trace: Trace, final: State, judge: Judge, pipeline: Pipeline) -> 
         suspect.fault,
         excused=suspect.step.excused,
     )
-    if suspect.undecided:
-        detail = "an inconclusive verdict shows no error to look for"
-        return replace(blame, detail=detail, compared="nothing is known to be wrong")
     return search.run(blame)
 
 
@@ -62,7 +59,6 @@ class _Suspect:
     step: Step
     fault: str
     kind: str
-    undecided: bool = False
     judge_pass: Pass | None = None  # the pass that did not accept the model
 
 
@@ -75,8 +71,8 @@ def _first_fault(trace: Trace, judge: Judge) -> _Suspect | None:
         if fault is None and step.changed and verdict is None:
             verdict = judge.step(step.pass_, step.before, step.made)
             fault = gate(verdict, judge.strict)
-        if fault is not None:
-            found = _Suspect(step, fault, "promise", verdict is not None and verdict.status == "inconclusive")
+        if fault is not None and (verdict is None or verdict.status == "fail"):  # else there is no error to look for
+            found = _Suspect(step, fault, "promise")
             return _first_refused(trace, judge, found) if step.refused else _earlier_cause(trace, judge, found)
     return None
 

@@ -66,6 +66,8 @@ class RewriteSearch:
     def remembered(self, blame: Blame, harmless: Attempt) -> Blame:
         """The pass does not do the same every time, so the search is among what was kept of its first run."""
         detail = "run again, the pass does no harm: it does not do the same every time"
+        if self.step.refused:
+            detail = "the pass as a whole does no harm, but the model between its rewrites is wrong"
         entries, models = self.step.admitted, self.step.snapshots
         first = replace(harmless, model=self.step.made, sound=self.step.sound)
         if not entries or len(models) < len(entries) - 1:

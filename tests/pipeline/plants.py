@@ -45,7 +45,7 @@ class Planted(Rewrite):
 
 def _harmed(node: ir.Node, harm: str) -> Callable[[np.ndarray], np.ndarray]:
     """What becomes of the constant of the rewrite."""
-    factor = {"nudge": 1.1, "small": 1.003}.get(harm, 1.0)
+    factor = {"nudge": 1.1, "small": 1.003, "drift": 1 + 6e-5}.get(harm, 1.0)
     if harm == "reverse":
         return lambda array: np.ascontiguousarray(array[..., ::-1])
     return lambda array: (array * factor).astype(array.dtype)

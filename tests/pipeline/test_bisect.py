@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from helpers import from_text, seeded
 
+from baker.model.lower import lower
 from baker.pipeline.manager import PassManager
 from baker.pipeline.pass_base import PassContext
 from baker.pipeline.registry import Registry
 from baker.pipeline.report import Report
+from baker.proof.budget import Budget
 from baker.proof.verifier import Verifier
 
 BLOCKS = 6
@@ -121,11 +124,42 @@ def test_one_bad_rewrite_of_a_lossy_pass(at: int, registry: Registry) -> None:
     assert blame.divergence is not None and blame.divergence.max_abs > 0.1
 
 
-def test_what_is_lost_bit_by_bit_is_told_where_it_became_too_much(registry: Registry) -> None:
-    """Each pass is inside the promise it makes against the model before; together they are not."""
-    text = "to_sub{harm=tiny,at=0},to_div{harm=tiny,at=1},to_gemm{harm=tiny,at=2},to_prelu{harm=tiny,at=3}"
-    report = bisected("rough," + text, registry)
-    assert not report.failures() and report.blame is None
+def test_what_is_lost_bit_by_bit_is_blamed_where_it_became_too_much(registry: Registry) -> None:
+    """Each pass keeps its own promise; the budget breaks in the last rewrite of one that rounds."""
+    text = "rough{harm=drift,at=3},cleanup,to_gemm,to_prelu{harm=drift,at=5},fold"
+
+    def spent(pipeline: str, budget: Budget) -> Report:
+        source = model()
+        verifier = Verifier(source, FEEDS, threads=1, budget=budget)
+        context = PassContext(source, verifier=verifier, budget=budget)
+        return PassManager(pipeline, registry=registry, bisect=verifier).run(source, context)[1]
+
+    generous = [spent(part, Budget("sqnr", 20.0)) for part in (text.partition(",to_prelu")[0], text)]
+    before, after = (report.budget.value for report in generous if report.budget is not None)
+    assert before is not None and after is not None and before > after + 0.1
+    report = spent(text, Budget("sqnr", (before + after) / 2))
+    assert all(record.status != "rolled back" for record in report.passes)
+    assert [failure.split(":")[0] for failure in report.failures()] == ["result"]
+    blame = report.blame
+    assert blame is not None and (blame.name, blame.position) == ("to_prelu", 4)
+    assert blame.rewrite is not None and blame.rewrite.node == "leaky_5" and "over the budget" in blame.fault
+
+
+def test_what_nobody_can_judge_blames_nobody(registry: Registry) -> None:
+    text = """<ir_version: 9, opset_import: ["": 18, "nobody": 1]> g (float[2,8] x) => (float[2,8] y) {
+        a = Identity (x) b = nobody.Secret (a) y = Relu (b) }"""
+    report = bisected("fuse,cleanup", registry, source=lower(onnx.parser.parse_model(text)))
+    assert report.failures() and "can't be run" in report.failures()[0] and report.blame is None
+
+
+def test_verify_each_and_bisect_agree(registry: Registry) -> None:
+    source = model()
+    verifier = Verifier(source, FEEDS, threads=1)
+    context = PassContext(source, verifier=verifier)
+    manager = PassManager("to_sub,to_div{harm=nudge,at=4}", verify_each=True, registry=registry, bisect=verifier)
+    report = manager.run(source, context)[1]
+    assert "after rewrite 'divide' at 'mul_4'" in report.failures()[0]
+    assert report.blame is not None and report.blame.rewrite is not None and report.blame.rewrite.node == "mul_4"
 
 
 def test_nothing_to_blame(registry: Registry) -> None:
