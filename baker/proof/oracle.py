@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
+from onnx_ir.passes.common import InlinePass
 
 from baker.model.graph import Array, graphs, is_op, subgraphs
 from baker.proof.interface import Feed
@@ -78,7 +79,7 @@ class _WideRun:
     """
 
     def __init__(self, model: ir.Model) -> None:
-        wide = widened(model)
+        wide = widened(_inlined(model))
         self.weights = {
             name: value.const_value
             for name, value in wide.graph.initializers.items()
@@ -109,6 +110,13 @@ class _WideRun:
 
     def _value(self, name: str, values: Mapping[str, Any]) -> Any:
         return values[name] if name in values else _wide(self.weights[name].numpy())
+
+
+def _inlined(model: ir.Model) -> ir.Model:
+    """Puts local functions where they are called: the evaluator can't hand all operators a function's attributes."""
+    if not model.functions:
+        return model
+    return InlinePass()(model.clone()).model
 
 
 def _names_read(node: ir.Node) -> Iterator[str]:

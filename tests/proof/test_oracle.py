@@ -54,6 +54,12 @@ NETS = {
         "net (float[N, 8] x) => (float[N, M] y) { y = Pad<pads = [0, 2, 0, -1], value = 1.5>(x) }",
         HEAD.replace("20", "10"),
     ),
+    "a function's attribute": net(
+        """net (float[N, 8] x) => (float[N, 8] y) { y = own.leak<slope = 0.3>(x) }
+        <domain: "own", opset_import: ["": 20]> leak <slope> (u) => (v) {
+        c = Constant<value_float = 2.0>()  m = Mul(u, c)  v = LeakyRelu<alpha: float = @slope>(m) }""",
+        HEAD.replace("20]", '20, "own": 1]'),
+    ),
     "steps": net(
         "net (float[N, 8] x) => (float[N, 8] y) { m = Mul(x, s)  r = Round(m)  y = Div(r, s) }", s=np.float32(7)
     ),
