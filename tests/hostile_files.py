@@ -484,23 +484,23 @@ def _accepted() -> Iterator[tuple[str, Hostile]]:
     def ints() -> onnx.ModelProto:
         proto = graph_model(many)
         attribute = proto.graph.node[0].attribute.add(name="perm", type=AttributeProto.INTS)
-        attribute.ints.extend(np.zeros(10**7, np.int64))
+        attribute.ints.extend(np.zeros(3 * 10**6, np.int64))
         return proto
 
-    yield "10^7 ints in an attribute", Hostile(row, saved(ints), 5, "limit")
+    yield "3*10^6 ints in an attribute", Hostile(row, saved(ints), 5, "limit")
 
     def strings() -> onnx.ModelProto:
-        given = TensorProto(name="w", data_type=8, dims=[10**7], string_data=[b""] * 10**7)
+        given = TensorProto(name="w", data_type=8, dims=[3 * 10**6], string_data=[b""] * (3 * 10**6))
         proto = graph_model([helper.make_node("Identity", ["w"], ["y"])])
         proto.graph.initializer.append(given)
         return proto
 
-    yield "10^7 strings", Hostile(row, saved(strings), 5, "limit")
+    yield "3*10^6 strings", Hostile(row, saved(strings), 5, "limit")
 
     def nodes() -> bytes:
-        return net().SerializeToString() + b"\x3a" + _varint(4 * 10**7) + b"\x0a\x00" * (2 * 10**7)
+        return net().SerializeToString() + b"\x3a" + _varint(2 * 10**6) + b"\x0a\x00" * 10**6
 
-    yield "2*10^7 empty nodes", Hostile(row, saved(nodes), 5, "nodes")
+    yield "10^6 empty nodes", Hostile(row, saved(nodes), 5, "nodes")
 
 
 def _varint(value: int) -> bytes:

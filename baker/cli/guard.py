@@ -51,6 +51,7 @@ def prepare(command: str, parameters: Mapping[str, Any]) -> None:
 
     from baker.model import files
 
+    supervise.stage("getting ready")
     supervise.call(json.dumps({"command": command, "parameters": parameters}, default=str))
     files.TEMPORARIES.listener = supervise.temporaries
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))

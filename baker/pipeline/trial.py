@@ -48,7 +48,7 @@ class Trial:
         """Runs the pass on a clone (tensors are shared and read-only) and inspects what came back.
 
         Raises:
-            UsageError, SecurityError, ResourceError: not the fault of the pass; the caller has to act.
+            UsageError, SecurityError, ResourceError, MemoryError: not the fault of the pass; the caller has to act.
         """
         self.model = self.before.clone()
         index_names(self.model)
@@ -56,7 +56,7 @@ class Trial:
             context.rewrites.begin(self.pass_.name)
         try:
             result = self.pass_.run(self.model, context)
-        except (UsageError, SecurityError, ResourceError):
+        except (UsageError, SecurityError, ResourceError, MemoryError):
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001  # a pass may be anybody's code: it is undone, named
             _log.debug("pass '%s' raised", self.pass_.name, exc_info=error)
