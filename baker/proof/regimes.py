@@ -170,7 +170,8 @@ def unseen(recorder: Recorder, reference: ir.Model, watched: Sequence[Bend], fee
             left = [bend for bend in left if not _both_sides(bend, ranges)]
     except ModelError:
         return []
-    return [Unseen(bend.node, *ranges[bend.node], bend.at) for bend in left if bend.node in ranges]
+    sides = (Unseen(bend.node, *ranges[bend.node], bend.at) for bend in left if bend.node in ranges)
+    return [one for one in sides if one.low <= one.high]
 
 
 def _wider(known: tuple[float, float] | None, low: Array, high: Array) -> tuple[float, float]:
