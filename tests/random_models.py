@@ -519,14 +519,16 @@ class Drawer:
             if not self.emit(scope, "Greater", [top, self.constant(scope, self.one([0, 1, -5]), value.array.dtype)]):
                 return
             condition = scope.pool[-1]
-        bodies = {}
+        bodies, results = {}, {}
         for name in ("then_branch", "else_branch"):
             inner = Scope([value], outer=list(scope.pool))
             self.draw(inner, int(self.rng.integers(1, 5)))
             floats = [v for v in inner.pool[1:] if v.array.dtype == value.array.dtype]
             if not floats:
                 return
-            bodies[name] = self.body(name, inner, [floats[-1].name])
+            bodies[name], results[name] = self.body(name, inner, [floats[-1].name]), floats[-1]
+        if self.opset < 11 and len({len(result.shape) for result in results.values()}) > 1:
+            return  # there both branches have to agree
         self.emit(scope, "If", [condition], captured=self.everything(scope, condition), **bodies)
 
     def everything(self, scope: Scope, *without: Value) -> list[Value]:

@@ -122,11 +122,29 @@ class Comparison:
         if shifted is not None:
             return shifted
         indices = self._samples_to_judge()
-        why = self._beyond_own_errors(original, indices)
-        return why if why is not None and not self._moved_by_last_bits(original, indices) else None
+        exact = self._in_float64(original, indices)
+        if isinstance(exact, str):
+            return None if self._moved_by_last_bits(original, indices) else exact
+        for name, missed in self.misses.items():
+            judged = [(index, truth[name]) for index, truth in zip(indices, exact, strict=True) if index in missed]
+            if not judged:
+                return f"no float64 run was made of the samples where output '{name}' is off"
+            for index, truth in judged:
+                beyond = self._beyond_own_error(name, index, truth)
+                if beyond is not None:
+                    return beyond
+        return None
+
+    def _in_float64(self, original: ir.Model, indices: Sequence[int]) -> list[dict[str, Array]] | str:
+        """What the original computes in float64 for some samples, or why that says nothing."""
+        if self.recording.seconds > ORACLE_RUN_SECONDS:
+            return "no float64 run was made to say more, since it would take minutes"
+        feeds = [self.recording.feeds[index] for index in indices]
+        given = [self.recording.outputs[index] for index in indices]
+        return exact_outputs(original, feeds, given, self.floors)
 
     def _moved_by_last_bits(self, original: ir.Model, indices: Sequence[int]) -> bool:
-        """True when the original's own outputs move as far as the candidate's when inputs change by a last bit."""
+        """True when the original's own outputs move as far as the candidate's where floats are off by a last bit."""
         runs = {index: nudged_runs(original, self.recording.feeds[index]) for index in indices}
         for name, missed in self.misses.items():
             seen = [index for index in indices if index in missed]
@@ -138,25 +156,6 @@ class Comparison:
                 if not explains(runs[index], name, reference, candidate, self.tolerance, top):
                     return False
         return True
-
-    def _beyond_own_errors(self, original: ir.Model, indices: Sequence[int]) -> str | None:
-        """Returns how the candidate is further from a float64 run than the original is, or why there is no such run."""
-        if self.recording.seconds > ORACLE_RUN_SECONDS:
-            return "no float64 run was made to say more, since it would take minutes"
-        feeds = [self.recording.feeds[index] for index in indices]
-        given = [self.recording.outputs[index] for index in indices]
-        exact = exact_outputs(original, feeds, given, self.floors)
-        if isinstance(exact, str):
-            return exact
-        for name, missed in self.misses.items():
-            judged = [(index, truth[name]) for index, truth in zip(indices, exact, strict=True) if index in missed]
-            if not judged:
-                return f"no float64 run was made of the samples where output '{name}' is off"
-            for index, truth in judged:
-                beyond = self._beyond_own_error(name, index, truth)
-                if beyond is not None:
-                    return beyond
-        return None
 
     def _shifted_as_a_whole(self, original: ir.Model) -> str | None:
         """In a network with step functions, rounding makes some elements jump; it does not move all of them."""
