@@ -128,6 +128,10 @@ class Recipe:
     custom_ops: str | None = None
     slack: Slack = field(default_factory=Slack)
 
+    def __post_init__(self) -> None:
+        if self.seed < 0 or (self.threads is not None and self.threads < 1):
+            raise ValueError(f"seed {self.seed} and threads {self.threads}: 0 or more and 1 or more are due")
+
 
 @dataclass(frozen=True)
 class Manifest:

@@ -20,6 +20,7 @@ from baker.proof.sources import LazyFeeds
 
 DEFAULT_LIMIT = 64 * 2**20
 """How many bytes of feeds are frozen unless told otherwise."""
+MAX_FEEDS = 1_000_000
 _PARTS = ("calibration", "held_out")
 
 
@@ -80,12 +81,15 @@ def thaw(
         counts: how many feeds there must be for calibration, and held out.
 
     Raises:
-        ModelError: it is no such file, or holds another number of feeds.
+        ModelError: it is no such file, is compressed (a bomb would be), or holds another number of feeds.
         UsageError: a feed does not fit the model.
     """
     types = {value.name: value.dtype for value in model.graph.inputs}
+    if not 0 <= min(counts) <= sum(counts) <= MAX_FEEDS:
+        raise ModelError(f"{where}: {counts[0]} and {counts[1]} feeds can't be. Record them anew.")
     parts: list[list[Feed]] = [[{} for _ in range(count)] for count in counts]
     try:
+        _refuse_compressed(data)
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             for key in archive.files:
                 part, index, name = key.split("/", 2)
@@ -99,6 +103,12 @@ def thaw(
     )
     lazy = [LazyFeeds(model, feeds, problem) for feeds in (calibration, held_out)]
     return Feeds(lazy[0], lazy[1], source, synthetic, problem=problem)
+
+
+def _refuse_compressed(data: bytes) -> None:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+            raise ValueError("it is compressed")
 
 
 def _typed(array: Array, dtype: ir.DataType | None) -> Array:

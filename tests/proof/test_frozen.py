@@ -94,6 +94,28 @@ def test_a_file_of_something_else(entry: str):
             thawed(data)
 
 
+def test_a_bomb_is_not_opened():
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{"calibration/0/x": np.zeros(10_000_000)})
+    with pytest.raises(ModelError, match="compressed"):
+        thawed(buffer.getvalue(), (1, 0))
+
+
+@pytest.mark.parametrize("counts", [(10**12, 0), (-1, 1), (0, -1)])
+def test_a_number_of_feeds_that_can_not_be(counts: tuple[int, int]):
+    with pytest.raises(ModelError, match="can't be"):
+        thawed(freeze(feeds()), counts)
+
+
+def test_an_array_that_is_larger_than_its_file():
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive, archive.open("calibration/0/x.npy", "w") as file:
+        header = {"descr": "<f8", "fortran_order": False, "shape": (10**13,)}
+        np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(ModelError, match="feeds"):
+        thawed(buffer.getvalue(), (1, 0))
+
+
 def test_pickles_are_not_opened():
     buffer = io.BytesIO()
     np.savez(buffer, **{"calibration/0/x": np.array([{}], object)})
