@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from baker.cli.limits import limit_options
 from baker.cli.shell import MODEL, Command, note
 from baker.errors import UsageError
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 @click.option("--timeout", metavar="SECONDS", type=click.FloatRange(min=0, min_open=True), default=120.0,
               show_default=True, help="For one run of the command; then it is killed.")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Runs of the command at a time.")
+@limit_options
 @click.option("--json", "as_json", is_flag=True, help="Print what came of it as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 @click.option("-v", "--verbose", count=True, help="-vv shows tracebacks.")

@@ -26,6 +26,7 @@ from baker.proof.budget import DEFAULT_METRIC_BUDGET, Budget, Metric, load_metri
 from baker.proof.feeds import Feeds, load_feeds
 from baker.proof.numerics import Fidelity
 from baker.proof.verifier import Verdict, Verifier
+from baker.runtime import supervise
 from baker.runtime.kernels import custom_ops_library
 
 DEFAULT_PIPELINE = "@simplify"
@@ -156,6 +157,7 @@ def run(
     if metric is None:
         _check_own_budgets(manager.pipeline)
     reference = lower(source)
+    supervise.stage("looking for inputs that the model runs on")
     facts = source_facts(reference)
     feeds = feeds or load_feeds(
         settings.calib, reference, seed=settings.seed, model_path=facts.path, custom_ops=settings.custom_ops
@@ -194,6 +196,7 @@ def verify(
     goal, metric = _goals(settings)
     original, other = lower(reference), lower(candidate)
     path = source_facts(original).path
+    supervise.stage("looking for inputs that the model runs on")
     feeds = load_feeds(settings.calib, original, seed=settings.seed, model_path=path, custom_ops=settings.custom_ops)
     verifier = _verifier(original, feeds, goal, metric, settings)
     return verifier.verify(other, Fidelity.ROUNDING if goal is None else Fidelity.LOSSY)

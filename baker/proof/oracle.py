@@ -17,6 +17,7 @@ from baker.proof.numerics import as_array, compare, is_float
 from baker.proof.tails import probed
 from baker.proof.traits import has_steps, uses_half
 from baker.proof.wide_ops import BatchNormalization, Conv, MaxPool, Pad
+from baker.runtime.supervise import running
 
 _NARROW = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 _TYPES = ("to", "dtype", "output_dtype", "output_datatype")  # attributes that name a type
@@ -94,6 +95,7 @@ class _WideRun:
             name: value.const_value.numpy() for name, value in wide.graph.initializers.items() if value.const_value
         }
 
+    @running("running the model in float64")
     def run(self, feed: Feed) -> dict[str, Array]:
         values: dict[str, Any] = {"": None, **self.defaults, **{name: _wide(array) for name, array in feed.items()}}
         last = {name: index for index, names in enumerate(self.reads) for name in names}

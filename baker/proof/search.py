@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
-from baker.errors import ModelError
+from baker.errors import ModelError, ResourceError
 from baker.proof.draws import RANGES, SAFE_RANGE, Kind
 from baker.proof.interface import Feed
 from baker.proof.plans import Maker, Plan
@@ -35,6 +35,7 @@ class Search:
     Attributes:
         tried: how many combinations of sizes were run.
         problem: why the last one of those that did not run did not.
+        exhausted: the first one that there was no memory for, if any.
     """
 
     def __init__(self, model: ir.Model, maker: Maker, runner: ort.InferenceSession) -> None:
@@ -45,6 +46,7 @@ class Search:
         self.work = 0.0  # multiplications for each number of the first feed that runs
         self.tried = 0
         self.problem = ""
+        self.exhausted: ResourceError | None = None
         self.some_empty = False  # inputs may leave some outputs empty
 
     def plans(self) -> list[Plan]:
@@ -115,6 +117,10 @@ class Search:
         self.tried += 1
         try:
             outputs = run(self.runner, feed)
+        except ResourceError as error:  # made-up numbers may be absurd sizes; others may do
+            self.exhausted = self.exhausted or error
+            self.problem = str(error)
+            return False
         except ModelError as error:
             self.problem = str(error)
             return False

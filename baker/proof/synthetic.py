@@ -63,6 +63,9 @@ def synthesize(
         custom_ops: a custom-op library that running the model takes.
         plans: those that an earlier call found.
         start: the number of the first feed.
+
+    Raises:
+        ResourceError: no made-up input runs, and for one there was not enough memory.
     """
     try:
         maker = Maker(model, seed)
@@ -71,6 +74,8 @@ def synthesize(
         return Synthesis([], f"no inputs can be made up: {error}")
     search = Search(model, maker, runner)
     plans = plans or search.plans()
+    if not plans and search.exhausted is not None:
+        raise search.exhausted
     if not plans:
         return Synthesis(
             [],

@@ -30,8 +30,8 @@ TICK = 0.025
 TICK_IN_RUN = 0.01
 """Seconds between two looks at the child; a run can fill memory at some GB/s."""
 
-PATIENCE = 3.0
-"""Seconds that an interrupted child has to end by itself."""
+PATIENCE, PATIENCE_IN_RUN = 15.0, 2.0
+"""Seconds that an interrupted child has to end by itself; code inside ONNX Runtime is never told of an interrupt."""
 
 _LEFTOVER = re.compile(r"\..*\.[0-9a-f]{12}\.tmp|baker-[^/]*")
 _PASSED_ON = [
@@ -198,7 +198,8 @@ class _Watch:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.child, signal.SIGKILL if self.asked else number)
         if not self.asked:
-            self.asked, self.killed_at = number, time.monotonic() + PATIENCE
+            in_run = bool(self.page.number("run_deadline"))
+            self.asked, self.killed_at = number, time.monotonic() + (PATIENCE_IN_RUN if in_run else PATIENCE)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         """Ctrl-Z: stops both, and goes on when the shell says so; the time in between does not count."""
