@@ -41,6 +41,8 @@ def recall(request: Request, folder: Path, content: Mapping[str, object]) -> int
     if not parameters or "arguments" in parameters:
         raise UsageError(f"{folder}: the crash came before the command line was read; see {MANIFEST} for what it was.")
     arguments = list(_arguments(request, folder, command, parameters, files))
+    if any(re.search(r"[\x00\ud800-\udfff]", word) for word in arguments):
+        raise ModelError(f"{folder / MANIFEST}: an option holds characters that no command line can.")
     code, said = _called(module, [*words, *arguments])
     due_code, due = expected.get("exit_code"), expected.get("message")
     if not isinstance(due_code, int) or not isinstance(due, str):
@@ -109,10 +111,10 @@ def _value(request: Request, folder: Path, name: str, item: object, index: int |
             f"this run had {option} {text[:200]}, which is code or lies elsewhere, and is not taken from a reproducer. "
             f"Give {option} again if you trust it."
         )
-    if copy not in files:
+    if copy not in files and name != "load":  # that is code, which comes from the folder or not at all
         return text
     path = folder.resolve() / copy
-    entry = files[copy]
+    entry = files.get(copy)
     if isinstance(entry, dict) and entry.get("copied") is False and name != "load":
         note(f"reads {entry.get('from')}, which was too large to be copied")
         return str(entry.get("from"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -20,9 +21,8 @@ PLANTS = Path(__file__).parents[1] / "pipeline" / "plants.py"
 BLOCKS = 4
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model of Add, Mul and LeakyRelu without node names, samples, and a file of passes."""
+def fill(tmp_path: Path) -> None:
+    """Writes a model of Add, Mul and LeakyRelu without node names, samples, and a file of passes."""
     lines, value, weights = [], "x", {}
     for i in range(BLOCKS):
         lines.append(f"m{i} = MatMul ({value}, w{i}) a{i} = Add (m{i}, b{i}) u{i} = Mul (a{i}, c{i})")
@@ -38,8 +38,24 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for i in range(5):
         np.savez(tmp_path / "samples" / f"{i}.npz", x=seeded(2, 8, seed=50 + i))
     shutil.copy(PLANTS, tmp_path / "plants.py")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A filled folder, the current one."""
+    fill(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def reproducer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that a failure left; not to be changed."""
+    place = tmp_path_factory.mktemp("failed")
+    fill(place)
+    with contextlib.chdir(place):
+        bake("to_sub,to_div{harm=nudge,at=2}")
+    return place / "model.baked.reproducer"
 
 
 def run(*arguments: str) -> Result:
@@ -257,22 +273,24 @@ HOSTILE = [
     ("standing.budget", {"kind": "free", "limit": 1}, 3),
     ("expected", {}, 3),
     ("surprise", 1, 3),
+    ("expected.message", "\x1b[2J", 1),
 ]
 
 
 @pytest.mark.parametrize(("where", "value", "code"), HOSTILE, ids=lambda item: str(item)[:24])
-def test_a_hostile_manifest_is_refused(folder, where, value, code):
-    bake("to_sub,to_div{harm=nudge,at=2}")
-    path = folder / "model.baked.reproducer" / "reproducer.json"
+def test_a_hostile_manifest_is_refused(reproducer, tmp_path, where, value, code):
+    kept = tmp_path / "copy"
+    shutil.copytree(reproducer, kept)
+    path = kept / "reproducer.json"
     path.write_text(json.dumps(edited(json.loads(path.read_text()), where, value)))
-    again = run("--run-reproducer", "model.baked.reproducer")
+    again = run("--run-reproducer", str(kept))
     assert again.exit_code == code, again.output
-    assert again.stderr.splitlines()[-1].strip() and "Traceback" not in again.output
+    assert again.output.strip() and "Traceback" not in again.output and "\x1b" not in again.output
 
 
-def test_hostile_files_are_refused(folder):
-    bake("to_sub,to_div{harm=nudge,at=2}")
-    kept = folder / "model.baked.reproducer"
+def test_hostile_files_are_refused(reproducer, tmp_path):
+    kept = tmp_path / "copy"
+    shutil.copytree(reproducer, kept)
     cases = {
         "feeds.npz": b"PK\x03\x04 no archive",
         "model.onnx": b"\x00\xff garbage",
@@ -286,7 +304,7 @@ def test_hostile_files_are_refused(folder):
     (kept / "model.onnx").unlink()
     (kept / "model.onnx").symlink_to("/etc/hostname")
     assert run("--run-reproducer", str(kept)).exit_code == 3
-    assert run("--run-reproducer", "samples").exit_code == 2
+    assert run("--run-reproducer", str(tmp_path)).exit_code == 2
     assert run("--run-reproducer", "nowhere").exit_code == 2
 
 
@@ -324,6 +342,17 @@ def test_a_crash_is_called_again(folder):
     message = done.stderr.splitlines()[0].removeprefix("error: ")
     assert "ZeroDivisionError: not foreseen" in message
     assert (again.exit_code, again.stdout) == (6, f"reproduced: exit 6, {message}\n")
-    manifest["parameters"]["custom_ops"] = "/tmp/evil.so"
-    (kept / "reproducer.json").write_text(json.dumps(manifest))
-    assert run("--run-reproducer", str(kept)).exit_code == 2
+    (folder / "evil.py").write_text("import pathlib; pathlib.Path(__file__).with_name('ran').touch()")
+    for option, value, code in [
+        ("custom_ops", "/tmp/evil.so", 2),
+        ("metric", "os:getcwd", 2),
+        ("calib", "evil:f", 2),
+        ("load", [str(folder / "evil.py"), "b.py"], 3),
+        ("pipeline", "fold\0", 3),
+        ("pipeline", "\ud800", 3),
+    ]:
+        changed = json.loads(json.dumps(manifest))
+        changed["parameters"][option] = value
+        (kept / "reproducer.json").write_text(json.dumps(changed))
+        assert run("--run-reproducer", str(kept)).exit_code == code, option
+    assert not (folder / "ran").exists()
