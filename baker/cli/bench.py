@@ -27,7 +27,7 @@ if TYPE_CHECKING:
               "module:function yielding dicts, or the word 'synthetic'.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads, for both models.")
 @click.option(
-    "--launches", type=click.IntRange(min=3), default=5, show_default=True, help="Processes to start at least."
+    "--launches", type=click.IntRange(min=3), default=3, show_default=True, help="Processes to start at least."
 )
 @click.option("--pairs", type=click.IntRange(min=30), default=30, show_default=True, help="Pairs to time at least.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=15.0, show_default=True,

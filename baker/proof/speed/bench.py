@@ -29,7 +29,7 @@ from baker.proof.speed.statistics import MIN_LAUNCHES, MIN_PAIRS, Finding, decid
 from baker.runtime.session import optimized_graph
 from baker.runtime.supervise import running
 
-LAUNCHES, SECONDS, LAUNCH_SECONDS = 5, 15.0, 0.4
+LAUNCHES, SECONDS, LAUNCH_SECONDS = 3, 15.0, 0.4
 MAX_LAUNCHES = 30
 
 WIDTH = 0.025

@@ -12,19 +12,20 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from baker.proof.speed.clock import READ_FROM, no_waiting, waiting_time
 from baker.proof.speed.plan import ARMS, Feed, Outputs, Plan, Timed, blamed, load_feed, open_arm
 
-# A turn of an arm: 16 runs, 8 on each of two inputs, of which the fastest on each counts. On two cores shared with nine
+# A turn of an arm: 12 runs, 6 on each of two inputs, of which the fastest on each counts. On two cores shared with nine
 # busy processes that took an eighth of the time that single runs need for an interval of the same width. Slow models
 # get fewer runs (up to TURN_SECONDS), fast ones more (at least FAST_SECONDS).
-TURN_RUNS, TURN_SECONDS = 16, 0.03
+TURN_RUNS, TURN_SECONDS = 12, 0.02
 MAX_RUNS, FAST_SECONDS = 64, 0.0025
 
-WALL_FACTOR = 3.0
+WALL_FACTOR = 5.0
 """Where others load the machine, timing for some seconds of processor time may take so many times as long."""
 
 _COLD_RUN = 0.02  # below this many seconds a run, each turn starts with one that is not counted: caches are refilled
-_WARM_UP = 0.02  # seconds each session is warmed up for, at least 3 runs of it
+_WARM_UP = 0.01  # seconds each session is warmed up for, at least 3 runs of it
 
 
 class Launch:
@@ -39,6 +40,8 @@ class Launch:
         self.outputs: dict[tuple[str, int], Outputs] = {}
         self.sessions: dict[str, ort.InferenceSession] = {}
         self.runs = 1
+        # Of several threads only this one's waiting could be told.
+        self.waiting = waiting_time() if plan.threads == 1 else no_waiting
 
     def run(self) -> Timed:
         """Does what the plan asks for."""
@@ -67,6 +70,7 @@ class Launch:
         slowest = max(self._warm_up(arm) for arm in order)
         self.runs = runs_of(slowest)
         self.cold = slowest < _COLD_RUN
+        self.waited = self.waiting if slowest >= READ_FROM else no_waiting
         return making
 
     def _warm_up(self, arm: str) -> float:
@@ -74,9 +78,10 @@ class Launch:
         run, took = self.sessions[arm].run, []
         for index in itertools.islice(itertools.cycle(self.feeds), 1000):
             feed = self.feeds[index]
-            start = time.perf_counter()
+            start, delay = time.perf_counter(), self.waiting()
             blamed("b" if arm == "b" else "a", partial(run, self.plan.names, feed))
-            took.append(time.perf_counter() - start)
+            delay -= self.waiting()
+            took.append(time.perf_counter() - start + delay)
             if sum(took) > _WARM_UP and len(took) >= 3:
                 break
         return min(took)
@@ -109,15 +114,17 @@ class Launch:
     def _turn(self, arm: str, feeds: Sequence[int], repeats: int) -> float:
         """Times one arm: the mean over the feeds of the fastest run on each; runs in a row never share an input."""
         run, names, clock, kept = self.sessions[arm].run, self.plan.names, time.perf_counter, []
-        took = np.empty((repeats, len(feeds)))
+        waited, took = self.waited, np.empty((repeats, len(feeds)))
         if self.cold:
             run(self.plan.names, self.feeds[feeds[-1]])
         for repeat in range(repeats):
             for place, index in enumerate(feeds):
                 feed = self.feeds[index]
                 start = clock()
+                before = waited()  # looked at inside the two looks at the clock: what is subtracted was timed
                 outputs = run(names, feed)
-                took[repeat, place] = clock() - start
+                after = waited()
+                took[repeat, place] = clock() - start - (after - before)
                 kept.append((index, outputs))
         for index, outputs in kept[-len(feeds) :]:
             self._keep(arm, index, outputs)
@@ -160,9 +167,10 @@ class Launch:
         for _ in range(min(self.runs, 4)):
             for times, before in ((fresh, other), (same, one)):
                 run(names, before)
-                start = clock()
+                start, delay = clock(), self.waited()
                 run(names, one)
-                times.append(clock() - start)
+                delay -= self.waited()
+                times.append(clock() - start + delay)
         return min(fresh), min(same)
 
 
