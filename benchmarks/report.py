@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from baker.proof.speed.statistics import DEAD_ZONE
+
 
 def interval(
     values: Sequence[float] | np.ndarray, level: float = 0.95, draws: int = 2000
@@ -20,6 +22,14 @@ def interval(
     medians = np.median(rng.choice(data, size=(draws, data.size)), axis=1)
     low, high = np.quantile(medians, [(1 - level) / 2, (1 + level) / 2])
     return float(np.median(data)), float(low), float(high)
+
+
+def speedup(values: Sequence[float] | np.ndarray) -> str:
+    """How many times as fast, with its interval; no figure where that does not lie beyond 2 %, as in baker bench."""
+    ratio, low, high = interval(values)
+    if low <= DEAD_ZONE and high >= 1 / DEAD_ZONE:
+        return "no measurable change"
+    return f"{ratio:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def machine() -> str:
