@@ -14,7 +14,8 @@ class BadRewrite:
     Attributes:
         number, of: which of the rewrites of its pass, and how many there are; 0 where a rule raised while it only
             looked at a node.
-        in_pipeline: which of the whole pipeline's: ``--bisect-limit`` with one less is still right.
+        in_pipeline: which of the whole pipeline's: ``--bisect-limit`` with one less is still right. 0 where the pass
+            does not ask before each change, so that no limit can be set there.
         rule, node: as the pass asked for it.
         what: what it says of itself; empty where it raised.
     """
@@ -34,6 +35,8 @@ class BadRewrite:
         """The finding, and how to see it by hand."""
         if not self.number:
             return [f"first bad rewrite: {self.rule} at node '{self.node}', {self.what}"]
+        if not self.in_pipeline:
+            return [f"first bad rewrite: {self}"]
         last = self.in_pipeline
         hint = f"  --bisect-limit {last - 1} is still right, --bisect-limit {last} is wrong"
         return [f"first bad rewrite: {self}", hint]

@@ -15,7 +15,7 @@ from baker.pipeline.blame import BadRewrite, Blame
 from baker.pipeline.integrity import structural_fault
 from baker.pipeline.judging import Judge
 from baker.pipeline.limit import WHOLE, Admitted, RewriteLimit
-from baker.pipeline.pass_base import Pass
+from baker.pipeline.pass_base import Change, Pass
 from baker.pipeline.trace import Step
 from baker.pipeline.trial import Trial
 from baker.proof.divergence import annotation_fault, first_divergence
@@ -32,6 +32,7 @@ class Attempt:
     fault: str | None
     whole: bool  # it never asked
     sound: bool  # a valid model came out
+    changes: tuple[Change, ...] = ()  # as the pass tells them
 
 
 @dataclass
@@ -46,7 +47,8 @@ class RewriteSearch:
         if full.fault is None:
             return self.remembered(blame, full)
         if full.whole:
-            return self.diverging(self.outside(blame, full, 0), self.step.before.model, full)
+            blame = self.diverging(self.outside(blame, full, 0), self.step.before.model, full)
+            return self.by_its_word(blame, full)
         none = self.attempt(0)
         if none.fault is not None:
             blame = self.outside(blame, none, len(full.admitted))
@@ -99,6 +101,20 @@ class RewriteSearch:
             return replace(blame, detail="the pass does not ask before each change")
         return replace(blame, detail=f"it goes wrong without any of its {rewrites} rewrites, in what it does besides")
 
+    def by_its_word(self, blame: Blame, full: Attempt) -> Blame:
+        """Names the change of a pass that does not ask, by what it says that it changed before the wrong tensor."""
+        if blame.rewrite is not None or blame.divergence is None:
+            return blame
+        near = set(blame.divergence.between)
+        found = [(number, change) for number, change in enumerate(full.changes, 1) if change.node in near]
+        if len(found) != 1:
+            several = ", ".join(f"{change.rule} at '{change.node}'" for _, change in found[:8])
+            return replace(blame, detail=f"{blame.detail}; it may be {several}") if several else blame
+        number, change = found[0]
+        rewrite = BadRewrite(number, len(full.changes), 0, change.rule, change.node, change.what)
+        detail = f"{blame.detail}, but says that this is what it changed between tensors that are right and a wrong one"
+        return replace(blame, rewrite=rewrite, detail=detail)
+
     def without_annotations(self) -> str | None:
         """What is wrong when the pass is given the same model with types and shapes inferred anew."""
         model = self.step.before.model.clone()
@@ -131,7 +147,7 @@ class RewriteSearch:
         fault = trial.fault
         if fault is None and trial.changed:
             fault = self.fault_of(self.step.pass_, trial.model)
-        return Attempt(trial.model, rewrites.admitted, rewrites.looking_at, fault, whole, trial.sound)
+        return Attempt(trial.model, rewrites.admitted, rewrites.looking_at, fault, whole, trial.sound, trial.changes)
 
     def fault_of(self, pass_: Pass, model: ir.Model) -> str | None:
         before = self.step.before

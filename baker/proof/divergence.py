@@ -18,6 +18,9 @@ from baker.runtime.session import run, session
 FEEDS = 4
 """On how many inputs a difference is looked for."""
 
+MOST_BETWEEN = 64
+"""How many nodes are named between tensors that are the same and the first that is not."""
+
 AT_ONCE = 128
 """How many tensors are made visible in one run: all of them together may not fit into memory."""
 
@@ -35,6 +38,7 @@ class Divergence:
         difference: how these two nodes differ; empty where the same node reads other numbers, or constants differ
             before it.
         feed: index of the input it shows on.
+        between: nodes of the two models that lead to it from tensors that are still the same.
     """
 
     tensor: str
@@ -46,6 +50,7 @@ class Divergence:
     after: str
     difference: tuple[str, ...] = ()
     feed: int = 0
+    between: tuple[str, ...] = ()
 
     def text(self) -> str:
         """One or two lines for people."""
@@ -97,14 +102,16 @@ def first_divergence(
         return "there are no inputs to compare on"
     old, new = _producers(before), _producers(after)
     names = [name for name in new if name in old]
-    sure, unsure = _Best(), _Best()
+    sure, unsure, same = _Best(), _Best(), set[str]()
     for index, feed in enumerate(feeds[:FEEDS]):
         try:
             for name, pair in _pairs(before, after, names, feed, threads, custom_ops):
                 best = sure if _readers(old[name], name) == _readers(new[name], name) else unsure
-                best.take(_ratio(pair, fidelity, uses_half(before)), name, pair, index)
+                ratio = _ratio(pair, fidelity, uses_half(before))
+                best.take(ratio, name, pair, index)
+                same.update([name] if ratio <= 1 else [])
                 if sure.ratio > 1:
-                    return _described(sure, old, new)
+                    return _described(sure, old, new, same)
         except ModelError as error:
             return f"the two can't be compared: {error}"
         if unsure.ratio > 1:
@@ -112,7 +119,7 @@ def first_divergence(
     best = unsure if sure.pair is None else sure
     if best.pair is None:
         return f"the {len(names)} tensors that both models have are the same on {min(FEEDS, len(feeds))} inputs"
-    return _described(best, old, new)
+    return _described(best, old, new, same - {best.name})
 
 
 def _readers(node: ir.Node, name: str) -> set[str]:
@@ -191,7 +198,7 @@ def _ratio(pair: tuple[Array, Array], fidelity: Fidelity, half: bool) -> float:
     return float(ratios(*pair, tolerance, peak([pair[0]])).max(initial=0.0))
 
 
-def _described(best: _Best, old: Mapping[str, ir.Node], new: Mapping[str, ir.Node]) -> Divergence:
+def _described(best: _Best, old: Mapping[str, ir.Node], new: Mapping[str, ir.Node], same: set[str]) -> Divergence:
     assert best.pair is not None
     reference, found = best.pair
     error = compare([reference], [found])
@@ -206,7 +213,21 @@ def _described(best: _Best, old: Mapping[str, ir.Node], new: Mapping[str, ir.Nod
         _shown(now),
         tuple(differences(was, now)) or _shapes(reference, found),
         best.feed,
+        tuple(dict.fromkeys((*_between(was, same), *_between(now, same)))),
     )
+
+
+def _between(node: ir.Node, same: set[str]) -> list[str]:
+    """Names of nodes from this one back to tensors that are the same in both models, or that nothing computes."""
+    found: dict[ir.Node, None] = {node: None}
+    pending = [node]
+    while pending and len(found) < MOST_BETWEEN:
+        for value in pending.pop().inputs:
+            producer = None if value is None or value.name in same else value.producer()
+            if producer is not None and producer not in found:
+                found[producer] = None
+                pending.append(producer)
+    return [label(one) for one in found]
 
 
 def _worst(reference: Array, found: Array) -> tuple[float | None, float | None]:

@@ -170,8 +170,10 @@ def test_nothing_to_blame(registry: Registry) -> None:
 
 def test_a_pass_that_edits_by_hand_is_named_as_a_whole_or_by_its_change(registry: Registry) -> None:
     blame = bisected("fold,by_hand", registry).blame
-    assert blame is not None and (blame.name, blame.rewrite) == ("by_hand", None)
+    assert blame is not None and blame.name == "by_hand" and blame.rewrite is not None
+    assert (blame.rewrite.node, blame.rewrite.number, blame.rewrite.in_pipeline) == ("mul_2", 3, 0)
     assert blame.divergence is not None and blame.divergence.tensor == "r2"
+    assert set(blame.divergence.between) == {"leaky_2", "mul_2", "u2_Div"}
     assert "does not ask" in "\n".join(blame.lines())
     blame = bisected("fold,by_hand{asks}", registry).blame
     assert blame is not None and blame.rewrite is not None and blame.rewrite.node == "mul_2"
