@@ -12,7 +12,9 @@ import numpy as np
 import onnx_ir as ir
 
 from baker.errors import ModelError
+from baker.model.graph import Array
 from baker.proof.judge import Comparison
+from baker.proof.local import agrees_alone
 from baker.proof.numerics import Tolerance, is_float
 from baker.proof.recorder import NotRunnable, Recorder, Recording, run_all
 from baker.proof.regimes import Bend, Unseen, bends, unseen
@@ -48,13 +50,18 @@ class Further:
         fault = self._fault(original, candidate, tolerance, 0)
         watched = bends(original, candidate)
         if fault is None and watched:
-            left = self._unseen(original, watched, 0)
+            left = self._not_alone(self._unseen(original, watched, 0), original, candidate, watched, tolerance)
             if left and self.made_up is not None and len(self.made_up.feeds(FOR_REGIMES)) == FOR_REGIMES:
                 fault = self._fault(original, candidate, tolerance, FOR_REGIMES)
-                left = self._unseen(original, watched, FOR_REGIMES)
+                left = self._unseen(original, [bend for bend in watched if bend.node in _nodes(left)], FOR_REGIMES)
             if fault is None:
                 return _inconclusive(verdict, left) if left else verdict
         return verdict if fault is None else replace(verdict, status="fail", reason=fault)
+
+    def column(self, original: ir.Model, name: str) -> Sequence[Array]:
+        """One output of the original, for the inputs that were made up without being asked for."""
+        recording = self._recording(original, 0)
+        return () if recording is None else recording.column(name)
 
     def _fault(self, original: ir.Model, candidate: ir.Model, tolerance: Tolerance | None, least: int) -> str | None:
         recording = self._recording(original, least)
@@ -88,9 +95,29 @@ class Further:
                 self._kept = (original, len(feeds), _finite_part(recording))
         return self._kept[2]
 
+    def _not_alone(
+        self,
+        left: list[Unseen],
+        original: ir.Model,
+        candidate: ir.Model,
+        watched: Sequence[Bend],
+        tolerance: Tolerance | None,
+    ) -> list[Unseen]:
+        """Those of the nodes that are not proven by themselves either; the first that is not ends the search."""
+        by_node = {bend.node: bend for bend in watched}
+        for index, one in enumerate(left):
+            bend = by_node[one.node]
+            if not agrees_alone(self.recorder, original, candidate, bend, self.recorder.feeds, tolerance):
+                return left[index:]
+        return []
+
     def _unseen(self, original: ir.Model, watched: Sequence[Bend], least: int) -> list[Unseen]:
         made = self.made_up.feeds(least) if self.made_up is not None else []
         return unseen(self.recorder, original, watched, [*self.recorder.feeds, *made])
+
+
+def _nodes(left: Sequence[Unseen]) -> set[str]:
+    return {one.node for one in left}
 
 
 def _finite_part(recording: Recording) -> Recording | None:

@@ -32,6 +32,7 @@ _AT_ZERO = (
     *("Mish", "Softplus", "ThresholdedRelu"),
 )
 _NEVER_NEGATIVE = ("Abs", "Exp", "HardSigmoid", "Relu", "Sigmoid", "Softmax", "Softplus", "Sqrt")
+_NOTHING = (np.inf, -np.inf)
 _COPIES = ("Flatten", "Identity", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 
 
@@ -152,10 +153,16 @@ def _is_never_negative(value: ir.Value | None) -> bool:
 # ---- running ---------------------------------------------------------------------------------------------------
 
 
-def unseen(recorder: Recorder, reference: ir.Model, watched: Sequence[Bend], feeds: Sequence[Feed]) -> list[Unseen]:
+def unseen(
+    recorder: Recorder, reference: ir.Model, watched: Sequence[Bend], feeds: Sequence[Feed], *, unknown: bool = False
+) -> list[Unseen]:
     """Runs the reference until each node was on either side of each of its bends; returns those that were not.
 
-    What is not finite is not looked at. A reference that can't be run with more outputs tells nothing.
+    What is not finite is not looked at.
+
+    Args:
+        unknown: whether nodes count as unseen of which nothing is known: a reference that can't be run with more
+            outputs tells nothing, and neither does one that computes nothing finite.
     """
     ranges: dict[str, tuple[float, float]] = {}
     left = list(watched)
@@ -169,9 +176,9 @@ def unseen(recorder: Recorder, reference: ir.Model, watched: Sequence[Bend], fee
                 ranges[bend.node] = _wider(ranges.get(bend.node), found[bend.low], found[bend.high])
             left = [bend for bend in left if not _both_sides(bend, ranges)]
     except ModelError:
-        return []
-    sides = (Unseen(bend.node, *ranges[bend.node], bend.at) for bend in left if bend.node in ranges)
-    return [one for one in sides if one.low <= one.high]
+        left, ranges = list(watched), {}
+    sides = [Unseen(bend.node, *ranges.get(bend.node, _NOTHING), bend.at) for bend in left]
+    return [one for one in sides if unknown or one.low <= one.high]
 
 
 def _wider(known: tuple[float, float] | None, low: Array, high: Array) -> tuple[float, float]:
