@@ -87,6 +87,10 @@ def results(model: onnx.ModelProto, feed: Feed) -> Feed:
     return run(session(model, optimize=False, threads=1), feed)
 
 
+def opset(model: onnx.ModelProto) -> int:
+    return max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+
+
 def diverted(model: onnx.ModelProto, change: Callable[[Edit, str, str], Any]) -> onnx.ModelProto | None:
     """Puts new nodes between the first floating-point output and what made it."""
     names = floats(model)
@@ -272,7 +276,7 @@ def fixed_batch(model: onnx.ModelProto, feeds: list[Feed]) -> onnx.ModelProto | 
 @fake
 def nan_where_large(model: onnx.ModelProto, feeds: list[Feed]) -> onnx.ModelProto | None:
     names = floats(model)
-    if not names:
+    if not names or opset(model) < 12:
         return None
     peaks = [float(np.abs(results(model, feed)[names[0]]).max(initial=0)) for feed in feeds]
 
@@ -340,6 +344,8 @@ def quantized(weights: np.ndarray) -> tuple[np.ndarray, np.float32]:
 @fake
 def float_behind_quantizers(model: onnx.ModelProto, feeds: list[Feed]) -> onnx.ModelProto | None:
     """Weights stay float on disk; QuantizeLinear and DequantizeLinear stand in the graph for show."""
+    if opset(model) < 13:
+        return None
     edit = Edit(model)
     for node, index, tensor in edit.weights():
         _, scale = quantized(numpy_helper.to_array(tensor))
@@ -379,6 +385,8 @@ def integers_that_run_in_float(model: onnx.ModelProto, feeds: list[Feed]) -> onn
 @fake
 def both_copies(model: onnx.ModelProto, feeds: list[Feed]) -> onnx.ModelProto | None:
     """int8 weights are stored, dequantized and thrown away; the float ones are used."""
+    if opset(model) < 13:
+        return None
     edit = Edit(model)
     for node, index, tensor in edit.weights():
         codes, scale = quantized(numpy_helper.to_array(tensor))

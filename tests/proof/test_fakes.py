@@ -48,6 +48,7 @@ KINDS_IN_BUDGET = {
     "float_behind_quantizers": "float-weights",
     "float_on_a_grid": "float-weights",
     "integers_that_run_in_float": "float-kernels",
+    "swapped_classes": "swapped-classes",
 }
 
 

@@ -11,6 +11,7 @@ before a float layer meet any budget and save nothing. Each sign is a `baker.pro
     ignored-input         an input that mattered no longer does                                             behaviour
     unsupported-size      a size that the reference runs at fails, or gives another result                  behaviour
     same-for-all          the samples of a batch all get the same result                                    behaviour
+    swapped-classes       classes of an output are in each other's place                                    columns
     systematic-error      an error inside the tolerance that is no rounding: a factor or an offset          behaviour
     level-change          ONNX Runtime's optimizer changes the result, or can't run the model               levels
     undeclared-precision  float16, bfloat16, 8-bit floats or quantization where nobody asked for a loss     precision

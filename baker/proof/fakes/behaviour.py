@@ -10,6 +10,7 @@ import onnxruntime as ort
 
 from baker.errors import ModelError
 from baker.model.graph import Array
+from baker.proof.fakes.columns import Columns
 from baker.proof.fakes.gain import Gain
 from baker.proof.fakes.parts import is_part
 from baker.proof.fakes.probes import Reaction, Reader, answer
@@ -55,6 +56,7 @@ class Watch:
         self.still = set(names)  # outputs that never moved
         self.copies: dict[str, set[str]] = {}  # output -> inputs that it may be a part of
         self.gains = {name: Gain() for name in names}
+        self.columns = {name: Columns() for name in names}
         self.errors = dict.fromkeys(names, 0.0)
         self.alike: dict[str, list[bool]] = {name: [] for name in names}  # are a batch's samples all alike?
         self.shown: list[tuple[Reaction, Outputs | str]] = []
@@ -73,7 +75,9 @@ class Watch:
             self._look_inside(name, due, found)
             if self.same_function:
                 self.gains[name].add(due, found)
-            elif found.shape == due.shape and is_float(due):
+                continue
+            self.columns[name].add(due, found)
+            if found.shape == due.shape and is_float(due):
                 self.errors[name] = max(self.errors[name], compare([due], [found]).rel_l2)
         if index == 0:
             self.first = outputs
@@ -109,6 +113,8 @@ class Watch:
         yield from self._same_for_all()
         if self.same_function:
             yield from self._systematic(original)
+        else:
+            yield from (found for name in self.names if (found := self.columns[name].finding(name)) is not None)
 
     # ---- outputs ----
 
@@ -238,7 +244,7 @@ def _differs(one: Array, other: Array, tolerance: Tolerance | None) -> bool:
 
 def _same_corner(one: Array, other: Array) -> bool:
     """True where what both have, counted from the start of each axis, is equal: a constant fills any shape."""
-    if one.ndim != other.ndim:
+    if one.ndim != other.ndim or not one.size or not other.size:
         return False
     corner = tuple(slice(min(sizes)) for sizes in zip(one.shape, other.shape, strict=True))
     return bool(np.array_equal(one[corner], other[corner], equal_nan=is_float(one) and is_float(other)))
