@@ -102,7 +102,7 @@ def facts(speed: Speed) -> dict[str, Any]:
     inputs = speed.inputs
     found["inputs"] = f"{inputs['distinct']} of {_plural(inputs['shapes'], 'shape')}, {inputs['source']}"
     for label, side in (("A", speed.a), ("B", speed.b)):
-        found[f"{label}  {side.path}"] = _side(side, claimed=speed.claim is not None)
+        found[f"{label}  {Path(side.path).name}"] = _side(side, claimed=speed.claim is not None)
     found["machine"] = f"float32 peak {speed.peak / 1e9:.0f} GFLOP/s"
     return found | {f"remark {number}": text for number, text in enumerate(speed.remarks, 1)}
 

@@ -30,7 +30,7 @@ SHORT = ("--launches", "3", "--seconds", "1")
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Models in the current folder, and as few and short launches as may be."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(speed_bench, "LAUNCH_SECONDS", 0.001)
+    monkeypatch.setattr(speed_bench, "LAUNCH_SHARE", 0.001)
     monkeypatch.setattr(speed_bench, "WIDTH", 10.0)
     for name, text in (("a", NET), ("constant", CONSTANT), ("fails", FAILS)):
         proto = onnx.parser.parse_model(text)

@@ -29,7 +29,11 @@ from baker.proof.speed.statistics import MIN_LAUNCHES, MIN_PAIRS, Finding, decid
 from baker.runtime.session import optimized_graph
 from baker.runtime.supervise import running
 
-LAUNCHES, SECONDS, LAUNCH_SECONDS = 3, 15.0, 0.4
+LAUNCHES, SECONDS = 3, 15.0
+
+LAUNCH_SHARE = 0.4 / 15
+"""A launch times for this part of all seconds; the rest is for starting it, for more launches, and for others' load."""
+
 MAX_LAUNCHES = 30
 
 WIDTH = 0.025
@@ -121,10 +125,13 @@ class Bench:
         settings, lasted = self.settings, 0.0
         while True:
             number, before = len(self.results), time.monotonic()
-            settings.progress(f"timing, launch {number + 1}")
+            settings.progress(_announced(number, settings.launches, lasted))
             blocks = -(-settings.pairs // settings.launches)
             plan = self._plan(
-                seed=settings.seed * 1000 + number, seconds=LAUNCH_SECONDS, blocks=blocks, outputs=number == 0
+                seed=settings.seed * 1000 + number,
+                seconds=LAUNCH_SHARE * settings.seconds,
+                blocks=blocks,
+                outputs=number == 0,
             )
             self.results.append(self._start(plan, "timing both models"))
             lasted = max(lasted, time.monotonic() - before)
@@ -161,6 +168,14 @@ class Bench:
         outputs = {arm: [_load(self.folder / f"{arm}.{index}.npz") for index in seen] for arm in ("a", "b", "control")}
         unsteady = {arm: sum(result["unsteady"][arm] for result in self.results) for arm in outputs}
         return compare_outputs(pair.outputs, outputs["a"], outputs["b"], unsteady=unsteady)
+
+
+def _announced(number: int, launches: int, lasted: float) -> str:
+    """What is going on, with the seconds left once they can be told."""
+    if number >= launches:
+        return f"timing, launch {number + 1}: the interval is still wide"
+    left = f", about {lasted * (launches - number):.0f} s to go" if number else ""
+    return f"timing, launch {number + 1} of {launches}{left}"
 
 
 def _rounds(result: Mapping[str, Any]) -> list[np.ndarray[Any, np.dtype[np.float64]]]:

@@ -24,6 +24,7 @@ MAX_RUNS, FAST_SECONDS = 64, 0.0025
 WALL_FACTOR = 5.0
 """Where others load the machine, timing for some seconds of processor time may take so many times as long."""
 
+TICK = 1e-9  # no run takes less, however the two clocks are rounded
 _COLD_RUN = 0.02  # below this many seconds a run, each turn starts with one that is not counted: caches are refilled
 _WARM_UP = 0.01  # seconds each session is warmed up for, at least 3 runs of it
 
@@ -124,7 +125,7 @@ class Launch:
                 before = waited()  # looked at inside the two looks at the clock: what is subtracted was timed
                 outputs = run(names, feed)
                 after = waited()
-                took[repeat, place] = clock() - start - (after - before)
+                took[repeat, place] = max(clock() - start - (after - before), TICK)
                 kept.append((index, outputs))
         for index, outputs in kept[-len(feeds) :]:
             self._keep(arm, index, outputs)
