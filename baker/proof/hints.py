@@ -8,12 +8,27 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from baker.model.graph import all_nodes, attribute, constant_value, has_reference_attribute, is_op, shape_of
+from baker.model.graph import (
+    all_nodes,
+    attribute,
+    constant_value,
+    has_reference_attribute,
+    is_op,
+    shape_of,
+    standard_domain,
+)
 
 # Operators whose output holds the same numbers as their first input.
 _CARRIERS = {
     "Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile",
     "Transpose", "Unsqueeze",
+}  # fmt: skip
+
+# Operators and inputs that say how large a result is: larger numbers would fill the memory. Each with lowest and end.
+_SIZES = {
+    ("Pad", 1): (0, 3), ("Tile", 1): (1, 4), ("Expand", 1): (1, 5), ("ConstantOfShape", 0): (1, 5),
+    ("Resize", 3): (1, 9), ("OneHot", 1): (2, 9), ("HannWindow", 0): (2, 65), ("HammingWindow", 0): (2, 65),
+    ("BlackmanWindow", 0): (2, 65), ("STFT", 1): (1, 9), ("STFT", 3): (1, 17),  # a frame step of 0 ends the process
 }  # fmt: skip
 
 
@@ -38,8 +53,10 @@ def hint_for(value: ir.Value) -> InputHint:
     compared: list[float] = []
     lowest = None
     for node, index in _uses(value):
-        if is_op(node, "STFT") and index in (1, 3):  # ONNX Runtime divides by frame_step, and dies where it is 0
-            lowest = 1
+        sizes = _SIZES.get((node.op_type, index)) if not standard_domain(node.domain) else None
+        if sizes is not None:
+            lowest = sizes[0]
+            below += [sizes[1]]
         table = _table_size(node, index)
         if table is not None:
             below.append(table)

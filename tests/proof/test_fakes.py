@@ -338,3 +338,11 @@ class TestParts:
             s = Add(x, z)  n = Shape(x) }"""
         model = ir.from_onnx_text(HEAD + text)
         assert dependencies(model) == {"y": {"z", "b"}, "s": {"x", "z"}, "n": set()}
+
+
+@pytest.mark.parametrize("ends", [(2, 0), (0, 2)])
+def test_an_empty_sample_is_no_constant(ends: tuple[int, int]):
+    text = "net (float[4] x, int64[1] e) => (float[N] y) <int64[1] z = {0}> { y = Slice(x, z, e) }"
+    model = from_text('<ir_version: 8, opset_import: ["" : 17]>\n' + text)
+    feeds = [{"x": seeded(4), "e": np.array([end])} for end in ends]
+    assert Verifier(model, feeds, threads=1).verify(model.clone(), Fidelity.ROUNDING).status == "pass"
