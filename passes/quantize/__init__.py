@@ -176,7 +176,8 @@ class _Work:
 
     def admitted(self, builder: StaticInt8 | DynamicInt8, built: Built, names: Sequence[str]) -> Built:
         """The same with only those layers that --bisect lets through; what stands between them follows."""
-        kept = {name for name in built.layers if self.context.admits("int8", name)}
+        made = [change for change in built.changes if change.rule != "int8-operator"]
+        kept = {change.node for change in made if self.context.admits(change.rule, change.node)}
         if len(kept) == len(set(built.layers)):
             return built
         if not kept:

@@ -60,6 +60,7 @@ def test_any_number_of_rewrites_gives_a_right_model(pipeline: str) -> None:
     _, report, full = limited(pipeline, None)
     total = len(full.admitted)
     assert not report.failures() and total >= 2, [str(entry) for entry in full.admitted]
+    assert all(entry.change is not None for entry in full.admitted)
     wanted = outputs(from_text(TEXT, WEIGHTS), FEEDS[0])
     lossy = any(record.fidelity == "lossy" and record.changes for record in report.passes)
     for limit in sorted({0, 1, total - 1, *range(0, total + 1, 1 + total // 6)}):
