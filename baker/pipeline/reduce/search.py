@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 
@@ -177,6 +178,7 @@ class Search:
     ) -> None:
         self.best, self.checks, self.probe, self.show, self.start = proto, checks, probe, show, start
         self.notes: list[str] = []
+        self.past = {sha256(proto.SerializeToString()).digest()}  # never again: there is no way in circles
         recording = probe.recording()
         self.net = Net(proto, shrink.facts(proto, recording))
         self.level: Level = recording.level
@@ -194,11 +196,13 @@ class Search:
             if found is None:
                 return None
             made[index] = found
-            return bytes(found.SerializeToString())
+            content = bytes(found.SerializeToString())
+            return None if sha256(content).digest() in self.past else content
 
         winner = self.checks.first_failing([partial(data, index) for index in range(len(candidates))])
         if winner is not None:
             self.best = made[winner]
+            self.past.add(sha256(self.best.SerializeToString()).digest())
             self.net = Net(self.best, self.net.facts)
             seconds = time.monotonic() - self.start
             nodes = f"{count(self.best)} nodes, {self.best.ByteSize()} bytes"

@@ -278,9 +278,10 @@ def _without_inner(net: Net, which: int, dropped: Iterable[int], bypass: bool) -
         made.graph.input.add(name=name).type.CopyFrom(kind)
         if name in results:
             return None
+    before = len(body.node)
     del body.node[:]
     body.node.extend(_alive(kept, results))
-    return made
+    return made if len(body.node) < before else None
 
 
 def _alive(nodes: list[onnx.NodeProto], results: set[str]) -> list[onnx.NodeProto]:
