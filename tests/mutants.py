@@ -87,9 +87,12 @@ class Site:
 
 
 def mutants(model: ir.Model, count: int, seed: int = 0, kinds: Sequence[str] = KINDS) -> list[Mutant]:
-    """At most ``count`` mutants of a lowered model that runs on made-up inputs: the kinds in turn, each place once."""
+    """At most ``count`` mutants of a lowered model: the kinds in turn, each place once; none where no input runs."""
     rng = np.random.default_rng(seed)
-    probe = _Probe(model, other_feeds(model, OTHER, seed))
+    feeds = other_feeds(model, OTHER, seed)
+    if not feeds:
+        return []
+    probe = _Probe(model, feeds)
     pools = {kind: _shuffled([site for site in sites(model) if site.kind == kind], rng) for kind in kinds}
     found: list[Mutant] = []
     while any(pools.values()) and len(found) < count:
@@ -135,7 +138,6 @@ class _Probe:
         number = {node: index for index, node in enumerate(nodes)}
         self.places = [number[outer.get(node, node)] for node in nodes]
         self.nodes = nodes
-        self.values: dict[tuple[str, ...], list[dict[str, np.ndarray]]] = {}
 
     def accepts(self, mutant: ir.Model, site: Site) -> bool:
         if compare_interfaces(self.model, mutant) is not None:
@@ -143,10 +145,10 @@ class _Probe:
         computed = [value.name for index in site.nodes for value in self.nodes[self.places[index]].outputs]
         kept = {value.name for node in mutant.graph for value in node.outputs if value.type is not None}
         names = tuple(dict.fromkeys([*self.outputs, *(name for name in computed if name in kept)]))
-        if names not in self.values:
-            self.values[names] = list(values_of(self.model, names, self.feeds))
         try:
-            for before, after in zip(self.values[names], values_of(mutant, names, self.feeds), strict=True):
+            # One feed at a time: the first mostly tells.
+            both = (values_of(one, names, self.feeds) for one in (self.model, mutant))
+            for before, after in zip(*both, strict=True):
                 if any(before[name].shape != after[name].shape for name in self.outputs):
                     return False
                 if any(not bit_equal(before[name], after[name]) for name in names):
@@ -177,6 +179,8 @@ def values_of(model: ir.Model, names: Sequence[str], feeds: Sequence[Feed]) -> I
 def other_feeds(model: ir.Model, count: int, seed: int) -> list[Feed]:
     """Inputs drawn in another way than `synthetic_feeds` draws: of its sizes, and integers inside its ranges."""
     given = list(load_feeds(None, model, seed=seed).held_out)
+    if not given:
+        return []
     rng = np.random.default_rng([seed, 1])
     ranges = {
         name: (

@@ -199,7 +199,8 @@ class Verifier:
         else:
             fixed = fixed_outputs(original)
             doubtful = [name for name in names if name not in fixed]
-            still = [name for name in doubtful if not moves(recording.column(name), comparison.tolerance)]
+            columns = {name: [*recording.column(name), *self._further.column(original, name)] for name in doubtful}
+            still = [name for name, column in columns.items() if not moves(column, comparison.tolerance)]
             verdict = self._unless_still(verdict, doubtful, still)
             verdict = self._further.settle(verdict, original, candidate, comparison.tolerance)
         return verdict.with_findings(in_same_function(self._recorder, watch, original, candidate, verdict, errors))
