@@ -36,6 +36,8 @@ LAUNCH_SHARE = 0.4 / 15
 
 MAX_LAUNCHES = 30
 
+_EXHAUSTED = ("bad allocation", "bad_alloc", "Failed to allocate", "out of memory")
+
 WIDTH = 0.025
 """More is timed while the interval reaches farther than 2.5 % to either side and time is left, whatever it says."""
 
@@ -191,7 +193,8 @@ def _answer(path: Path, done: subprocess.CompletedProcess[str], pair: Pair) -> d
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if "error" in result:
         side = pair.a if result["side"] == "a" else pair.b
-        kind = ResourceError if result["memory"] or "alloc" in result["error"] else ModelError
+        exhausted = result["memory"] or any(words in result["error"] for words in _EXHAUSTED)
+        kind = ResourceError if exhausted else ModelError
         raise kind(f"{side.shown} can't be run: {printable(' '.join(result['error'].split()))[:300]}")
     return result
 
