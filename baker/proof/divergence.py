@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ FEEDS = 4
 MOST_BETWEEN = 64
 """How many nodes are named between tensors that are the same and the first that is not."""
 
-AT_ONCE = 128
+AT_ONCE, BYTES_AT_ONCE = 128, 256 * 2**20
 """How many tensors are made visible in one run: all of them together may not fit into memory."""
 
 
@@ -139,12 +140,29 @@ def _producers(model: ir.Model) -> dict[str, ir.Node]:
 def _pairs(
     before: ir.Model, after: ir.Model, names: Sequence[str], feed: Feed, threads: int | None, custom_ops: str | None
 ) -> Iterator[tuple[str, tuple[Array, Array]]]:
-    for start in range(0, len(names), AT_ONCE):
-        part = names[start : start + AT_ONCE]
+    for part in _parts(before, names, feed):
         left = _values(before, part, feed, threads, custom_ops)
         right = _values(after, part, feed, threads, custom_ops)
         for name in part:
             yield name, (left[name], right[name])
+
+
+def _parts(model: ir.Model, names: Sequence[str], feed: Feed) -> Iterator[list[str]]:
+    """Cuts the names into runs of at most `AT_ONCE` tensors and about `BYTES_AT_ONCE`, by the stated shapes."""
+    values = {value.name: value for node in model.graph for value in node.outputs}
+    longest = max((max(getattr(array, "shape", ()), default=1) for array in feed.values()), default=1)
+    part: list[str] = []
+    room = BYTES_AT_ONCE
+    for name in names:
+        shape = values[name].shape
+        dims = [longest] if shape is None else [dim if isinstance(dim, int) else longest for dim in shape]
+        room -= 4 * math.prod(dims)
+        if part and (room < 0 or len(part) == AT_ONCE):
+            yield part
+            part, room = [], BYTES_AT_ONCE - 4 * math.prod(dims)
+        part.append(name)
+    if part:
+        yield part
 
 
 def _values(
@@ -175,10 +193,9 @@ def annotation_fault(
     No run shows that, since what is only inferred is not handed to the runtime; but a pass may believe it.
     """
     values = {value.name: value for node in model.graph for value in node.outputs if value.name}
-    names = list(values)
-    for start in range(0, len(names), AT_ONCE):
+    for part in _parts(model, list(values), feed):
         try:
-            found = _values(model, names[start : start + AT_ONCE], feed, threads, custom_ops)
+            found = _values(model, part, feed, threads, custom_ops)
         except ModelError:
             return None  # what can't be run is found fault with elsewhere
         for name, array in found.items():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+import pytest
 from helpers import from_text, seeded
 
+from baker.proof import divergence
 from baker.proof.divergence import Divergence, annotation_fault, first_divergence
 from baker.proof.numerics import Fidelity
 
@@ -87,3 +89,14 @@ def test_a_stated_shape_that_is_not_so_is_found() -> None:
     model.graph[1].outputs[0].shape = ir.Shape([2, 4, "H", 5])
     fault = annotation_fault(model, FEEDS[0])
     assert fault is not None and "'r' is said to have the shape" in fault and fault.endswith("and has [2, 4, 4, 4]")
+
+
+def test_large_tensors_are_compared_in_several_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    real = divergence.session
+    monkeypatch.setattr(divergence, "session", lambda *args, **kwargs: made.append(args) or real(*args, **kwargs))
+    assert "are the same on 2 inputs" in str(diverging(from_text(CONV_BN, {"w": W, **STATS})))
+    few = len(made)
+    monkeypatch.setattr(divergence, "BYTES_AT_ONCE", 4 * 2 * 4 * 4 * 4 * 2)  # two of the tensors
+    assert "are the same on 2 inputs" in str(diverging(from_text(CONV_BN, {"w": W, **STATS})))
+    assert (few, len(made) - few) == (4, 8)
