@@ -27,6 +27,9 @@ The tail of a saturated sigmoid, or what an input of zeros gives, says nothing o
 median, and no less than a hundredth of the largest: a sample of huge numbers says nothing about the others.
 """
 
+SQUASHED = 0.25
+"""The least scale of what a Sigmoid or Softmax gives: four of the steps of 6e-8 that ONNX Runtime's kernels take."""
+
 UNMOVED_BY_STEPS = 0.1
 """Where rounding can flip a quantizer's step, at least this part of the elements must be inside the plain tolerance.
 
@@ -58,6 +61,7 @@ class Comparison:
         self.flips = dict.fromkeys(() if tolerance is None else decided, 0)  # elements that were decided otherwise
         self.meters = {name: Meter(recording.column(name)) for name in names}
         usual = {name: 1.0 if squashed(name, names) else _usual_peak(recording.column(name)) for name in names}
+        usual |= {name: max(usual[name], SQUASHED) for name in recording.squashed if name in usual}
         self.floors = {name: FLOOR * size for name, size in usual.items()}
         self.inside = dict.fromkeys(names, 0)  # elements inside the tolerance
         self.counted = dict.fromkeys(names, 0)

@@ -15,7 +15,7 @@ from baker.model.graph import Array
 from baker.proof.fakes.probes import Reaction, reactions
 from baker.proof.interface import Feed, foreign_ops
 from baker.proof.numerics import as_array
-from baker.proof.tails import probed, unprobed
+from baker.proof.tails import probed, squashing_outputs, unprobed
 from baker.proof.traits import levels_agree, unpredictable_outputs
 from baker.runtime.audit import KernelAudit, audit, audit_kernels
 from baker.runtime.session import optimized_session, run, session
@@ -45,12 +45,14 @@ class Recording:
         outputs: the outputs for each feed; with the optimizer off also what `probed` looks at.
         seconds: how long one run takes.
         reactions: what it computes for changed copies of the first feed, beside the samples.
+        squashed: outputs that hold what a Sigmoid or Softmax gave.
     """
 
     feeds: Sequence[Feed]
     outputs: Sequence[Outputs]
     seconds: float
     reactions: Sequence[Reaction] = ()
+    squashed: frozenset[str] = frozenset()
 
     def column(self, name: str) -> list[Array]:
         """One output, for every feed."""
@@ -214,7 +216,7 @@ class Recorder:
         seconds = (time.perf_counter() - start) / max(1, len(outputs))
         compared = feeds is self.feeds or feeds is self._probes
         reacted = reactions(model, feeds, runner, seconds, probe.outputs) if compared else ()
-        return Recording(feeds[: len(outputs)], outputs, seconds, reacted)
+        return Recording(feeds[: len(outputs)], outputs, seconds, reacted, squashing_outputs(model))
 
     # ---- what is compared ----
 

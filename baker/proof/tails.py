@@ -13,10 +13,14 @@ from typing import TypeGuard
 import numpy as np
 import onnx_ir as ir
 
-from baker.model.graph import Array, attribute, constant_value, has_reference_attribute, is_op
+from baker.model.graph import Array, attribute, constant_value, has_reference_attribute, is_op, subgraphs
 
 _COMPARISONS = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 _ROUNDINGS = ("Ceil", "Floor", "Round")
+_KEEP_SCALE = (
+    *("Flatten", "Identity", "ReduceMax", "ReduceMean", "ReduceMin", "Reshape", "Slice", "Squeeze", "Transpose"),
+    *("Gather", "Unsqueeze"),
+)
 _CARRIERS = ("Cast", "Flatten", "Identity", "Not", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 
 
@@ -119,6 +123,25 @@ def squashed(output: str, labels: Collection[str]) -> bool:
     Kernels aim at a scale of 1: ONNX Runtime's Sigmoid gives multiples of 6e-8, be they ever so small.
     """
     return any(f"{output} before its {op}" in labels for op in ("Sigmoid", "Softmax"))
+
+
+def squashing_outputs(model: ir.Model) -> frozenset[str]:
+    """Finds outputs that hold what Sigmoids or Softmaxes gave, if within a branch of an If, moved or averaged."""
+    return frozenset(value.name or "" for value in model.graph.outputs if _is_squashed(value, 32))
+
+
+def _is_squashed(value: ir.Value | None, depth: int) -> bool:
+    node = None if value is None else value.producer()
+    if value is None or node is None or not depth:
+        return False
+    if is_op(node, "Sigmoid", "Softmax"):
+        return True
+    if is_op(node, "If"):
+        ends = [inner.outputs[value.index() or 0] for inner in subgraphs(node)]
+        return bool(ends) and all(_is_squashed(end, depth - 1) for end in ends)
+    if is_op(node, "Concat"):
+        return all(_is_squashed(one, depth - 1) for one in node.inputs)
+    return is_op(node, *_KEEP_SCALE) and _is_squashed(node.inputs[0], depth - 1)
 
 
 def _tail(value: ir.Value, model: ir.Model) -> Tail | None:

@@ -15,7 +15,7 @@ from baker.runtime.session import Source, optimized_graph
 KernelKind = Literal["integer", "ternary", "float"]
 
 LAYER = re.compile(r"Conv|MatMul|Gemm|Attention|LSTM|GRU|RNN|Einsum|MoE")
-"""What a layer is called, whatever it was fused into: FusedConv, QLinearConv, ConvInteger, DynamicQuantizeMatMul, ..."""
+"""What a layer is called, whatever it was fused into: FusedConv, QLinearConv, DynamicQuantizeMatMul, ..."""
 LOW_BITS = re.compile(r"^Q[A-Z]|Integer|DynamicQuantize|NBits|Bnb4|^Ternary")
 """What a layer on integer, ternary or packed weights is called."""
 # The names that ONNX and ONNX Runtime give to integer arithmetic.

@@ -8,7 +8,7 @@ import pytest
 from helpers import from_text, outputs, seeded
 
 from baker.proof.numerics import Fidelity
-from baker.proof.tails import probed
+from baker.proof.tails import probed, squashing_outputs
 from baker.proof.verifier import Verdict, Verifier
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
@@ -147,3 +147,16 @@ def test_the_smallest_results_of_a_sigmoid_are_multiples_of_its_step():
     assert verdict.outputs["y"].rel_l2 > 1e-3  # of outputs around 3e-7
     wrong = from_text(head + "a = Add(h, c)  b = Mul(a, k)  y = Sigmoid(b) }", split | {"k": np.float32(2.999)})
     assert Verifier(reference, feeds, threads=1).verify(wrong, Fidelity.ROUNDING).status == "fail"
+
+
+def test_what_a_sigmoid_gave_is_known_through_branches_and_means():
+    model = from_text(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        net (float[N, 4] x, bool c) => (float[N, 1] y, float[N, 4] z) {
+          i = If(c) <then_branch = a () => (float[N, 4] p) { p = Sigmoid(x) },
+                     else_branch = b () => (float[N, 4] q) { n = Neg(x)  q = Softmax(n) }>
+          y = ReduceMean<axes = [1]>(i)
+          z = Mul(x, i)
+        }"""
+    )
+    assert squashing_outputs(model) == {"y"}
