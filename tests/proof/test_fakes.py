@@ -17,6 +17,7 @@ from helpers import from_text, seeded
 import baker
 from baker.model.lower import lower
 from baker.proof.budget import Budget
+from baker.proof.fakes.columns import Columns
 from baker.proof.fakes.gain import Gain
 from baker.proof.fakes.parts import is_part
 from baker.proof.fakes.probes import probes
@@ -330,6 +331,21 @@ class TestParts:
         gain, reference = Gain(), seeded(64, 8)
         gain.add(reference, change(reference))
         assert (gain.pattern() is not None) is found
+
+    def test_columns_in_each_others_place(self):
+        reference = seeded(64, 100)
+        swapped = reference + np.float32(0.05) * seeded(64, 100, seed=1)
+        honest = Columns()
+        honest.add(reference, swapped.copy())
+        assert honest.finding("y") is None
+        swapped[:, [3, 70]] = swapped[:, [70, 3]]
+        columns = Columns()
+        columns.add(reference, swapped)
+        finding = columns.finding("y")
+        assert finding is not None and "3 holds 70, 70 holds 3" in finding.what
+        empty = Columns()
+        empty.add(np.zeros((4, 0), np.float32), np.zeros((4, 0), np.float32))
+        assert empty.finding("y") is None
 
     def test_dependencies(self):
         text = """net (float[N, 4] x, float[N, 4] z, bool b) => (float[N, 4] y, float[N, 4] s, int64[2] n) {

@@ -32,7 +32,7 @@ class Columns:
 
     def add(self, due: Array, found: Array) -> None:
         """Takes one sample of the reference's and the candidate's output."""
-        if due.shape != found.shape or due.ndim < 2 or self.rows >= ROWS or not is_float(due):
+        if due.shape != found.shape or due.ndim < 2 or not due.size or self.rows >= ROWS or not is_float(due):
             return
         matrices = [_matrix(array) for array in (due, found)]
         if not 2 <= matrices[0].shape[1] <= CLASSES or not np.isfinite(matrices[1]).all():
