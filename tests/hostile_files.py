@@ -162,6 +162,8 @@ def _outside() -> Iterator[tuple[str, Hostile]]:
     for name, entries in wrong.items():
         yield f"external {name}", Hostile(row, external("weights.bin", **entries), 3, "initializer 'w'")
     yield "external 2^40", Hostile(row, external("weights.bin", dims=[2**40]), 3, "past the end")
+    holes = external("holes", dims=[2**38], prepare=lambda f: ((f / "holes").touch(), os.truncate(f / "holes", 2**40)))
+    yield "external file of 2^40 holes", Hostile(row, holes, 5, "than this machine has memory")
     yield "external missing file", Hostile(row, external("gone.bin"), 3, "No such file")
     yield "external without location", Hostile(row, external(""), 3, "no location")
 
@@ -313,6 +315,16 @@ def _loops() -> Iterator[tuple[str, Hostile]]:
         "Loop in a function",
         Hostile(row, text("g (float[2] x) => (float[2] y) { y = own.h (x) }", more=inside), 5, "repeats 46116860"),
     )
+    passed = f'<domain: "own", opset_import: ["": 18]> h (n, c, x) => (y) {{ y = Loop (n, c, x) {BODY} }}'
+    yield (
+        "Loop whose count is handed to a function",
+        Hostile(
+            row,
+            text(f"g (float[2] x) => (float[2] y) {{ {COUNT} y = own.h (n, c, x) }}", more=passed),
+            5,
+            "repeats 461",
+        ),
+    )
     branches = ", ".join(
         f"{which} = {which}g () => (float[2] {which}y) {{ {which}y = Loop (n, c, x) "
         f"{BODY.replace(' i,', f' {which}i,').replace(' go', f' {which}go').replace('(go', f'({which}go')} }}"
@@ -344,6 +356,10 @@ def _loops() -> Iterator[tuple[str, Hostile]]:
     yield (
         "function bomb",
         Hostile(row, functions([[f"f{i + 1}"] * 2 for i in range(29)] + [["Relu"]]), 5, "functions unfold into"),
+    )
+    yield (
+        "small function bomb",
+        Hostile(row, functions([[f"f{i + 1}"] * 2 for i in range(16)] + [["Relu"]]), 5, "functions unfold into"),
     )
     yield "recursive function", Hostile(row, functions([["f0"]]), 3, "recursive")
     yield "function recursive through another", Hostile(row, functions([["f1"], ["f0", "Relu"]]), 3, "recursive")
@@ -426,6 +442,7 @@ def _noise() -> Iterator[tuple[str, Hostile]]:
         "an empty file": b"",
         "text": b"hello, world\n" * 100,
         "zeros": bytes(1000),
+        "20 MB of zeros": bytes(20_000_000),
         "random bytes": np.random.default_rng(0).bytes(5000),
         "a zip": b"PK\x03\x04rest",
         "half of a length": whole[:3],

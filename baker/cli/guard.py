@@ -97,18 +97,18 @@ def _exhausted(end: End) -> str:
     doing = _doing(end)
     if end.cause == "memory":
         return (
-            f"out of memory {doing}: {_size(end.memory)} held, the limit is {_size(end.limit)}. "
+            f"out of memory{doing}: {_size(end.memory)} held, the limit is {_size(end.limit)}. "
             "Allow more with --limit-memory, or give smaller inputs through --calib."
         )
     if end.cause == "seconds":
-        return f"not done after {end.limit:g} s, {doing}. Allow more with --limit-seconds."
+        return f"not done after {end.limit:g} s{doing}. Allow more with --limit-seconds."
     if end.cause == "run":
         return (
-            f"stopped after {end.limit:g} s {doing}. A model that runs this long is given more with --limit-seconds; "
+            f"stopped after {end.limit:g} s{doing}. A model that runs this long is given more with --limit-seconds; "
             "one that never ends can't be baked."
         )
     return (
-        f"killed by the system or by somebody, most likely for memory, {doing}; {_size(end.memory)} were held. "
+        f"killed by the system or by somebody, most likely for memory{doing}; {_size(end.memory)} were held. "
         "Set a lower --limit-memory to be told in time, or free some memory."
     )
 
@@ -118,7 +118,7 @@ def _crashed(end: End) -> str:
     from baker.cli.reproducer import reproduce
 
     name = signal.Signals(end.signal).name
-    text = f"the process crashed with {name}, {_doing(end)}. Python code does not end like this: ONNX Runtime, or a "
+    text = f"the process crashed with {name}{_doing(end)}. Python code does not end like this: ONNX Runtime, or a "
     text += "library of custom operators, met something it can't do and did not say so."
     command, parameters = _call(end)
     try:
@@ -141,10 +141,9 @@ def _call(end: End) -> tuple[str, dict[str, Any]]:
 
 
 def _doing(end: End) -> str:
+    """What was going on, to be put behind a word."""
     doing, stage = end.page.text("doing"), end.page.text("stage")
-    if doing and stage:
-        return f"while {doing} ({stage})"
-    return f"while {doing or stage}" if doing or stage else "before the work began"
+    return (f" while {doing}" if doing else "") + (f" ({stage})" if stage else "")
 
 
 def _size(nbytes: float) -> str:

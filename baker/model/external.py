@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from baker.errors import ModelError, SecurityError
+from baker.errors import ModelError, ResourceError, SecurityError
 from baker.model.marks import quoted
 from baker.model.tensors import from_bytes, tensor_nbytes
 
@@ -88,6 +88,7 @@ class DataFolder:
         Raises:
             SecurityError: a link on the way, or not a plain file of its own.
             ModelError: no such file, or offset and length do not fit the file and the shape.
+            ResourceError: a tensor larger than memory, that the file does hold.
         """
         parts = check_location(os.fspath(external.location), where)
         dims = tuple(external.shape.numpy())
@@ -104,6 +105,8 @@ class DataFolder:
                 f"{where}: bytes {offset} to {offset + needed} are past the end of external data file "
                 f"{quoted('/'.join(parts))}, which has {len(data)}"
             )
+        if needed > _memory():
+            raise ResourceError(f"{where}: shape {list(dims)} takes {needed} bytes, more than this machine has memory")
         view = np.frombuffer(data, np.uint8, needed, offset) if needed else np.empty(0, np.uint8)
         return from_bytes(view, external.dtype, dims, external)
 
@@ -113,6 +116,14 @@ class DataFolder:
                 raise ModelError(f"{where}: is external data, and a model in memory has no folder; give its path")
             self._maps[parts] = _map_file(self._folder, parts, where)
         return self._maps[parts]
+
+
+def _memory() -> int:
+    """Bytes of memory there are; a file with holes may claim any size without taking any room."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):  # not told here
+        return 1 << 62
 
 
 def _map_file(folder: Path, parts: tuple[str, ...], where: str) -> mmap.mmap | bytes:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TypeAlias
+
 import onnx_ir as ir
 
 from baker.errors import ModelError, ResourceError
@@ -13,6 +16,13 @@ MAX_TENSOR_BYTES = 4 << 30
 """One tensor of a running model. The weights of a model are not held to it: they exist already."""
 MAX_TRIPS = 1_000_000_000
 """Iterations of a Loop that nothing but its trip count ends; an empty one takes minutes."""
+
+
+Given: TypeAlias = Mapping[ir.Value, int | None]
+"""What the inputs of a function are in a call, where that is a constant number."""
+
+_NOTHING: Given = {}
+_ENDLESS = 2**63
 
 
 def check_constants(model: ir.Model) -> None:
@@ -50,68 +60,78 @@ def _check_fill(node: ir.Node) -> None:
 class _Trips:
     """Counts how often the Loops of a graph go round, Loops inside of Loops and of called functions included.
 
-    A Loop counts as one where its condition may end it early, or its number of trips is not known.
+    A Loop counts as one where its condition may end it early, or its number of trips is not known. What a caller hands
+    to a function as a constant is one in there.
     """
 
     def __init__(self, model: ir.Model) -> None:
         self.functions = model.functions
-        self.known: dict[ir.Graph, int] = {}  # functions call no one that calls them: that was checked
+        self.known: dict[tuple[object, ...], int] = {}
 
-    def of(self, graph: ir.Graph) -> int:
-        """Returns a lower bound, and raises where it is over the limit."""
-        if graph not in self.known:
-            self.known[graph] = sum(self._node(node) for node in graph)
-        return self.known[graph]
+    def of(self, graph: ir.Graph, given: Given = _NOTHING) -> int:
+        """Returns a lower bound, and raises where a Loop is over the limit."""
+        return sum(self._node(node, given) for node in graph)
 
-    def _node(self, node: ir.Node) -> int:
+    def _node(self, node: ir.Node, given: Given) -> int:
         called = self.functions.get(node.op_identifier())
         if called is not None:
-            return self.of(called.graph)
-        inner = [self.of(graph) for graph in subgraphs(node)]
+            return self._call(node, called, given)
+        inner = [self.of(graph, given) for graph in subgraphs(node)]
         if not inner:
             return 0
         if not is_op(node, "Loop"):
             return min(inner)  # the shorter branch of an If, the body of a Scan
-        trips = _constant_trips(node)
-        found = None if trips is None else trips * max(1, inner[0])
-        if found is not None and found > MAX_TRIPS:
+        trips = _constant_trips(node, given)
+        if trips is None:
+            return max(1, inner[0])
+        found = trips * max(1, inner[0])
+        if found > MAX_TRIPS:
             count = f"{found} times" if trips != _ENDLESS else "without end"
             raise ResourceError(f"Loop {_shown(node)} repeats {count}; the limit is {MAX_TRIPS}")
-        return max(1, inner[0]) if found is None else found
+        return found
+
+    def _call(self, node: ir.Node, called: ir.Function, given: Given) -> int:
+        """Functions call no one that calls them: that was checked."""
+        pairs = zip(called.inputs, node.inputs, strict=False)
+        handed = {inside: _number(outside, given) for inside, outside in pairs if outside is not None}
+        key = (called.identifier(), *(handed.get(value) for value in called.inputs))
+        if key not in self.known:
+            self.known[key] = self.of(called.graph, handed)
+        return self.known[key]
 
 
-_ENDLESS = 2**63
+def _number(value: ir.Value, given: Given) -> int | None:
+    """The whole number that a value of one element always is; None where it is not known."""
+    if value in given:
+        return given[value]
+    array = constant_value(value)
+    return None if array is None or array.size != 1 or array.dtype.kind not in "iub" else int(array.reshape(-1)[0])
 
 
-def _constant_trips(node: ir.Node) -> int | None:
+def _constant_trips(node: ir.Node, given: Given) -> int | None:
     """The number of trips of a Loop that nothing else ends; None where it is not known, or something may end it."""
     body = None if has_reference_attribute(node) else attribute(node, "body", None)
-    if not (isinstance(body, ir.Graph) and _starts(node) and _always_continues(body)) or not node.inputs:
+    if not (isinstance(body, ir.Graph) and _starts(node, given) and _always_continues(body, given)) or not node.inputs:
         return None
     if node.inputs[0] is None:
         return _ENDLESS
-    trips = constant_value(node.inputs[0])
-    return None if trips is None or trips.size != 1 else max(0, int(trips.reshape(-1)[0]))
+    trips = _number(node.inputs[0], given)
+    return None if trips is None else max(0, trips)
 
 
-def _starts(node: ir.Node) -> bool:
+def _starts(node: ir.Node, given: Given) -> bool:
     condition = node.inputs[1] if len(node.inputs) > 1 else None
-    return condition is None or _is_true(condition)
+    return condition is None or bool(_number(condition, given))
 
 
-def _always_continues(body: ir.Graph) -> bool:
+def _always_continues(body: ir.Graph, given: Given) -> bool:
     """True when the body's condition is constantly true, or the one it was given."""
     if not body.outputs:
         return False
     condition = body.outputs[0]
     while is_op(producer := condition.producer(), "Identity") and producer.inputs[0] is not None:
         condition = producer.inputs[0]
-    return (len(body.inputs) > 1 and condition is body.inputs[1]) or _is_true(condition)
-
-
-def _is_true(value: ir.Value) -> bool:
-    array = constant_value(value)
-    return array is not None and array.size == 1 and bool(array.reshape(-1)[0])
+    return (len(body.inputs) > 1 and condition is body.inputs[1]) or bool(_number(condition, given))
 
 
 def check_size(node: ir.Node, dtype: ir.DataType, dims: tuple[int, ...]) -> None:

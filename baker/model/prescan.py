@@ -20,6 +20,7 @@ MAX_TEXT_BYTES = 32 << 20
 """Metadata and doc strings together."""
 MAX_LIST_BYTES = 8 << 20
 """Numbers or strings of one attribute; weights belong into tensors."""
+MAX_STRAYS = 1000
 MAX_DEPTH = 200
 """Messages in each other; protobuf reads 100."""
 
@@ -38,6 +39,7 @@ class _Kind:
         self.is_node = descriptor.full_name == _NODE
         self.is_attribute = descriptor.full_name == onnx.AttributeProto.DESCRIPTOR.full_name
         is_entry = descriptor.full_name == onnx.StringStringEntryProto.DESCRIPTOR.full_name
+        self.fields = {field.number for field in descriptor.fields}
         self.texts = {field.number for field in descriptor.fields if is_entry or field.name == "doc_string"}
         self.children = {
             field.number: self.known.get(field.message_type.full_name) or _Kind(field.message_type)
@@ -68,6 +70,8 @@ def check_size(data: bytes | mmap.mmap) -> None:
         position += 1
         if tag > 0x7F:
             tag, position = _varint(data, position - 1, end)
+        if tag >> 3 not in kind.fields:
+            counted.stray()
         if tag & 7 != _BYTES:
             position = _after_number(data, tag & 7, position, end)
             continue
@@ -93,6 +97,13 @@ class _Counted:
     def __init__(self) -> None:
         self.nodes = 0
         self.text = 0
+        self.strays = 0
+
+    def stray(self) -> None:
+        """Counts a field that ONNX does not know: a newer version has some, noise has nothing else."""
+        self.strays += 1
+        if self.strays > MAX_STRAYS:
+            raise ModelError("not an ONNX model, or cut off: it has fields that ONNX does not know")
 
     def take(self, kind: _Kind, number: int, length: int) -> None:
         """Counts a field that holds text or data."""
