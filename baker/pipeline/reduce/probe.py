@@ -44,6 +44,7 @@ class Probe:
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
+        self._asked = False
         self._folder = tempfile.TemporaryDirectory(prefix="baker-probe-")
 
     def __enter__(self) -> Probe:
@@ -78,6 +79,9 @@ class Probe:
         return Recording(_level(answer), str(answer.get("problem", "")), shapes, arrays)
 
     def _send(self, data: bytes, *, record: bool) -> None:
+        if self._asked:  # and nobody wanted the answer
+            self._receive()
+        self._asked = True
         path = Path(self._folder.name) / "model.onnx"
         path.write_bytes(data)
         child = self._child = self._child or self._begin()
@@ -87,6 +91,7 @@ class Probe:
             child.stdin.flush()
 
     def _receive(self) -> dict[str, Any]:
+        self._asked = False
         assert self._child is not None and self._child.stdout is not None
         answer = _line(self._child.stdout, PROBE_SECONDS)
         if answer.endswith(b"\n"):
