@@ -58,7 +58,7 @@ def bench(a: Path, b: Path, calib: str | None, as_json: bool, quiet: bool, verbo
         from baker.pipeline.tables import facts_view
 
         click.echo(printable(speed.line()))
-        click.echo(facts_view(facts(speed), width=width()), nl=False)
+        click.echo(facts_view(facts(speed, verbose=verbose > 0), width=width()), nl=False)
     if speed.refused:
         note(f"refused: {speed.reason}")
         raise click.exceptions.Exit(1)
@@ -89,7 +89,7 @@ def bench_result(request: Request, model: Path, report: Report, out: Path, show:
     report.speed = speed
 
 
-def facts(speed: Speed) -> dict[str, Any]:
+def facts(speed: Speed, *, verbose: bool = False) -> dict[str, Any]:
     """What the answer rests on, as lines of a label and a value; times only beside a claim, for people divide them."""
     found: dict[str, Any] = {}
     if speed.interval is not None:
@@ -102,17 +102,19 @@ def facts(speed: Speed) -> dict[str, Any]:
     inputs = speed.inputs
     found["inputs"] = f"{inputs['distinct']} of {_plural(inputs['shapes'], 'shape')}, {inputs['source']}"
     for label, side in (("A", speed.a), ("B", speed.b)):
-        found[f"{label}  {Path(side.path).name}"] = _side(side, claimed=speed.claim is not None)
+        found[f"{label}  {Path(side.path).name}"] = _side(
+            side, claimed=speed.claim is not None, ops=6 if verbose else 3
+        )
     found["machine"] = f"float32 peak {speed.peak / 1e9:.0f} GFLOP/s"
     return found | {f"remark {number}": text for number, text in enumerate(speed.remarks, 1)}
 
 
-def _side(side: SideFacts, *, claimed: bool) -> str:
+def _side(side: SideFacts, *, claimed: bool, ops: int) -> str:
     parts = []
     if claimed and side.seconds is not None and side.flops_per_second is not None:
         parts.append(f"{side.seconds * 1e3:.3g} ms, {side.flops_per_second / 1e9:.0f} GFLOP/s")
     parts.append("layers run: " + ", ".join(f"{count} {kind}" for kind, count in side.kernels.items()))
-    parts.append(", ".join(f"{share.op} {share.share:.0%}" for share in side.top[:4]))
+    parts.append(", ".join(f"{share.op} {share.share:.0%}" for share in side.top[:ops]))
     return "; ".join(part for part in parts if part)
 
 

@@ -138,7 +138,7 @@ def judge(
         outputs=agreement,
         inputs=pair.described() | {"other_over_same": again},
         peak=peak,
-        remarks=(*_remarks(pair, agreement, a, b, again), *pair.notes),
+        remarks=tuple(_remarks(pair, agreement, a, b, again)),
     )
 
 
@@ -175,6 +175,8 @@ def _remarks(
             remarks.append(f"{side.path} is {ratio:.2f}x as fast on an input that it has just seen: it may remember")
     if len(pair.feeds) == 1:
         remarks.append("a single input: a model that depends on what it is given may be faster or slower on others")
+    if pair.quantized and not (b.kernels["integer"] or b.kernels["ternary"]):
+        remarks.append(f"{b.path} is quantized, and none of its layers ran an integer or ternary kernel")
     if a.flops and b.flops < 0.5 * a.flops:
         remarks.append(f"{b.path} does {b.flops / a.flops:.2f} of the reference's multiplications")
     return remarks

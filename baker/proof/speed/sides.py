@@ -14,11 +14,13 @@ import numpy as np
 import onnx_ir as ir
 
 from baker.errors import ModelError, UsageError
+from baker.model.graph import all_nodes
 from baker.model.lower import lower
 from baker.model.operators import BAKER_DOMAIN
 from baker.proof.feeds import Feeds, load_feeds
 from baker.proof.interface import Feed, check_feed, dims_of, foreign_ops
 from baker.proof.speed.plan import Side
+from baker.runtime.audit import LOW_BITS
 
 MAX_FEEDS = 16
 MAX_FEED_BYTES = 64 << 20
@@ -32,6 +34,7 @@ class Pair:
     Attributes:
         outputs: their names, in order.
         groups: numbers of the feeds of one shape each.
+        quantized: b has operators of quantization, or on quantized weights.
     """
 
     a: Side
@@ -41,7 +44,7 @@ class Pair:
     groups: list[list[int]]
     source: str
     synthetic: bool
-    notes: tuple[str, ...] = ()
+    quantized: bool = False
 
     def described(self) -> dict[str, Any]:
         """Where the inputs came from, how many there are, and of how many shapes."""
@@ -77,7 +80,16 @@ def prepare(a: Path, b: Path, *, calib: Any = None, seed: int = 0, custom_ops: s
         if not all(isinstance(value, np.ndarray) for value in feed.values()):
             raise UsageError(f"{a}: an input that is a sequence can't be timed.")
     names = tuple(value.name or "" for value in first.graph.outputs)
-    return Pair(_side(a, custom_ops), _side(b, custom_ops), names, feeds, _groups(feeds), found.source, found.synthetic)
+    return Pair(
+        _side(a, custom_ops),
+        _side(b, custom_ops),
+        names,
+        feeds,
+        _groups(feeds),
+        found.source,
+        found.synthetic,
+        _is_quantized(second),
+    )
 
 
 def _feeds(calib: Any, model: ir.Model, seed: int, path: Path, custom_ops: str | None) -> Feeds:
@@ -108,6 +120,10 @@ def _groups(feeds: Sequence[Feed]) -> list[list[int]]:
     for index, feed in enumerate(feeds):
         groups.setdefault(tuple((name, feed[name].shape) for name in sorted(feed)), []).append(index)
     return list(groups.values())
+
+
+def _is_quantized(model: ir.Model) -> bool:
+    return any("Quantize" in node.op_type or LOW_BITS.search(node.op_type) for node in all_nodes(model))
 
 
 def _side(path: Path, custom_ops: str | None) -> Side:

@@ -16,7 +16,7 @@ from baker.proof.speed.statistics import decide
 MS = 1e-3
 
 
-def judged(*, b_seconds=0.5 * MS, flops=(1e6, 1e6), peak=1e11, again=0.0, outputs=None, feeds=3):
+def judged(*, b_seconds=0.5 * MS, flops=(1e6, 1e6), peak=1e11, again=0.0, outputs=None, feeds=3, quantized=False):
     """B as fast as asked for, with so many operations, on a machine of so many a second."""
     rng = np.random.default_rng(0)
     rounds = [np.array([MS, b_seconds, MS]) * np.exp(rng.normal(0, 0.01, (12, 3))) for _ in range(5)]
@@ -33,7 +33,7 @@ def judged(*, b_seconds=0.5 * MS, flops=(1e6, 1e6), peak=1e11, again=0.0, output
     }
     sides = (Side(f"/m/{name}.onnx", plain=True, shown=f"{name}.onnx") for name in "ab")
     inputs = tuple({"x": seeded(2, seed=seed)} for seed in range(feeds))
-    pair = Pair(*sides, ("y",), inputs, [list(range(feeds))], "synthetic", True)
+    pair = Pair(*sides, ("y",), inputs, [list(range(feeds))], "synthetic", True, quantized)
     return judge(decide([[part] for part in rounds]), agreement, pair, ran, launches, 1, 2.0)
 
 
@@ -80,6 +80,7 @@ def test_remarks():
     assert any("may remember" in text for text in judged(again=0.7).remarks)
     assert any("a single input" in text for text in judged(feeds=1).remarks)
     assert any("0.10 of the reference's multiplications" in text for text in judged(flops=(1e6, 1e5)).remarks)
+    assert any("none of its layers ran an integer" in text for text in judged(quantized=True).remarks)
     other = [[seeded(2, 3, seed=seed + 9)] for seed in range(3)]
     assert any("not the same function" in text for text in judged(outputs=other).remarks)
 

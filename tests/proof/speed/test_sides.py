@@ -85,3 +85,13 @@ def test_external_data_outside_the_folder_is_refused(tmp_path):
     (tmp_path / "b.onnx").write_bytes(proto.SerializeToString())
     with pytest.raises(SecurityError):
         prepare(save(tmp_path / "a.onnx"), tmp_path / "b.onnx")
+
+
+def test_quantization_in_the_second_is_seen(tmp_path):
+    text = """<ir_version: 9, opset_import: ["": 18]> g (float[N,4] x) => (float[N,4] y) {
+      s = Constant <value = float {0.1}> ()
+      q = QuantizeLinear(x, s)
+      y = DequantizeLinear(q, s) }"""
+    plain, quantized = save(tmp_path / "a.onnx"), save(tmp_path / "b.onnx", text)
+    assert prepare(plain, quantized).quantized
+    assert not prepare(quantized, plain).quantized
