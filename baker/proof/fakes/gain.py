@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from baker.model.graph import Array
-from baker.proof.judge import ORACLE_RUN_SECONDS
+from baker.proof.judge import oracle_is_slow
 from baker.proof.numerics import compare, is_float
 from baker.proof.oracle import exact_outputs
 from baker.proof.recorder import Recording
@@ -67,8 +67,9 @@ class Gain:
         if found is None or uses_half(original) or has_steps(original):
             return None
         shown, size = found
-        slow = recording.seconds > ORACLE_RUN_SECONDS
-        exact = "too slow" if slow else exact_outputs(original, recording.feeds[:1], recording.outputs[:1])
+        exact: list[dict[str, Array]] | str = "it would take minutes"
+        if not oracle_is_slow(original, recording):
+            exact = exact_outputs(original, recording.feeds[:1], recording.outputs[:1])
         if not isinstance(exact, str):
             own = compare([np.asarray(exact[0][name])], [recording.outputs[0][name]]).rel_l2
             if own >= OWN_SHARE * size:
