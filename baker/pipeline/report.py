@@ -142,7 +142,12 @@ class Report:
     def warnings(self) -> list[str]:
         """What must be heard although nothing failed, one line each."""
         lines = [f"{record.name}: {warning}" for record in self.passes for warning in record.warnings]
-        return lines + list(self.verification.warnings)
+        return lines + self.news()
+
+    def news(self) -> list[str]:
+        """Warnings of the verdict on the result that no pass's own verdict has said already."""
+        said = {warning for record in self.passes for warning in record.warnings}
+        return [warning for warning in self.verification.warnings if warning not in said]
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain dicts, lists, strings and finite numbers."""

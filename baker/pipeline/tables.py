@@ -91,7 +91,7 @@ def summary(report: Report) -> Table:
         table.add_row("", Text(printable(seen.reason)))
     for failure in report.failures():
         table.add_row("failed", Text(printable(failure.partition(":")[0]), style="bold red"))
-    for warning in (text for text in seen.warnings if text != seen.reason):
+    for warning in (text for text in report.news() if text != seen.reason):
         table.add_row("warning", Text(printable(warning), style="yellow"))
     for text in (str(finding) for finding in seen.findings if finding.fatal and str(finding) != seen.reason):
         table.add_row("finding", Text(printable(text), style="bold red"))

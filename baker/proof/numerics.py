@@ -72,6 +72,11 @@ def is_float(array: Array) -> bool:
     return array.dtype.kind == "f" or array.dtype.name.startswith(("bfloat", "float"))
 
 
+def is_finite(array: object) -> bool:
+    """True unless it holds NaN or infinity; what holds no floats never does."""
+    return not (isinstance(array, np.ndarray) and is_float(array)) or bool(np.isfinite(array.astype(np.float64)).all())
+
+
 def is_number(array: Array) -> bool:
     """True for what can be subtracted: floating point, integers, booleans."""
     return is_float(array) or array.dtype.kind in "iub" or array.dtype.name.startswith(("int", "uint"))

@@ -14,6 +14,7 @@ import onnxruntime as ort
 from baker.errors import ModelError, ResourceError
 from baker.proof.draws import RANGES, SAFE_RANGE, Kind
 from baker.proof.interface import Feed
+from baker.proof.numerics import is_finite
 from baker.proof.plans import Maker, Plan
 from baker.proof.work import multiplications
 from baker.runtime.session import run
@@ -47,6 +48,7 @@ class Search:
         self.tried = 0
         self.problem = ""
         self.exhausted: ResourceError | None = None
+        self.finite = True  # what the last feed that ran gave
         self.some_empty = False  # inputs may leave some outputs empty
 
     def plans(self) -> list[Plan]:
@@ -124,6 +126,7 @@ class Search:
         except ModelError as error:
             self.problem = str(error)
             return False
+        self.finite = all(is_finite(array) for array in outputs.values())
         full = [not isinstance(array, np.ndarray) or array.size > 0 for array in outputs.values()]
         if all(full) or (self.some_empty and any(full)):
             return True
@@ -131,7 +134,10 @@ class Search:
         return False
 
     def working(self, index: int, plan: Plan, kind: Kind) -> Feed | None:
-        """Returns feed ``index`` as planned, or a tamer one where the model does not run on that."""
+        """Returns feed ``index`` as planned, or a tamer one where the model does not run on that.
+
+        A tamer one is preferred, too, to one that gives NaN or infinity: a division by a length of zero shows nothing.
+        """
         tamer, style = replace(plan, positive=True), index % len(RANGES)
         tries: tuple[tuple[Plan, Kind, int], ...] = (
             (plan, kind, style),
@@ -139,8 +145,11 @@ class Search:
             (plan, "normal", SAFE_RANGE),
             (tamer, "normal", SAFE_RANGE),
         )
+        first = None
         for tried, tamed, drawn in tries:
             feed = self.maker.feed(index, tried, tamed, style=drawn)
             if self._try(feed):
-                return feed
-        return None
+                if self.finite:
+                    return feed
+                first = feed if first is None else first
+        return first

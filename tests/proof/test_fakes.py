@@ -245,6 +245,18 @@ class TestQuantizedClaims:
         assert [finding.kind for finding in verdict.findings] == ["float-kernels"]
         assert "'second'" in verdict.warnings[0] and "1 of 2 run as claimed" in verdict.warnings[0]
 
+    def test_weights_only_in_the_standard_form_say_no_more_than_they_are(self):
+        net = "net (float[N, 2, 9] x) => (float[N, 4, 7] y) { %s y = Conv(x, w) }"
+        weight = seeded(4, 2, 3)
+        scale = np.float32(np.abs(weight).max() / 127)
+        stored = {"q": np.rint(weight / scale).astype(np.int8), "s": scale, "z": np.int8(0)}
+        reference = from_text(HEAD + net % "", {"w": weight})
+        candidate = from_text(HEAD + net % "w = DequantizeLinear(q, s, z) ", stored)
+        feeds = [{"x": seeded(2, 2, 9, seed=seed)} for seed in range(4)]
+        verdict = Verifier(reference, feeds, threads=1).verify(candidate, Fidelity.LOSSY)
+        assert verdict.status == "pass" and not fatal(verdict), verdict
+        assert "a smaller file, not a faster one; 0 of 1 are fast" in verdict.warnings[0]
+
     def test_a_function_called_ternary_is_no_ternary_kernel(self):
         proto = onnx.parser.parse_model(HEAD + TWO)
         for key, array in WEIGHTS.items():

@@ -185,3 +185,12 @@ def test_an_output_that_is_always_empty_does_not_stop_the_others():
     )
     assert len(synthetic_feeds(model)) == 8
     assert synthesize(net("net (float[0, 4] x) => (float[0, 4] y) { y = Relu(x) }"), 8, 0).problem
+
+
+def test_inputs_that_give_no_number_are_avoided():
+    model = from_text(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        net (float[N, 4] x, float[N, 1] length) => (float[N, 4] y) { y = Div(x, length) }"""
+    )
+    for feed in synthetic_feeds(model):
+        assert np.isfinite(outputs(model, feed)["y"]).all()

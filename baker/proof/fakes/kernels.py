@@ -31,6 +31,10 @@ def kernel_findings(recorder: Recorder, original: ir.Model, candidate: ir.Model)
         return
     shown = f"layers {named([layer.name for layer in named_ones])}" if named_ones else f"{count} of the layers"
     told = f"claim {_kinds(claims)} weights, and ONNX Runtime runs float kernels for them"
+    if all(layer.stored for layer in named_ones) and len(named_ones) >= count:
+        what = f"keep {_kinds(claims)} weights and compute in float: a smaller file, not a faster one"
+        yield Finding("float-kernels", shown, f"{what}; {len(claims) - count} of {len(claims)} are fast.", "warning")
+        return
     if count >= len(claims):
         what = f"{told}: no layer is left that gains by it. Quantize their inputs, too, or leave them float."
         yield Finding("float-kernels", shown, what)

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import onnx_ir as ir
 
-from baker.model.graph import label, standard_domain, subgraphs
+from baker.model.graph import is_op, label, standard_domain, subgraphs
 from baker.runtime.audit import LAYER, LOW_BITS
 
 INTEGERS = {
@@ -21,6 +21,7 @@ NARROW = {
 }  # fmt: skip
 """Floating-point types of less precision than float32."""
 
+_MOVES = ("Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 _QUANTIZERS = re.compile(r"Quantize|^Round$|^Sign$|^Floor$|^Ceil$")
 
 
@@ -59,6 +60,16 @@ class Layer:
         return any(_QUANTIZERS.search(node.op_type) for node in self.between) or any(
             cast.outputs[0].dtype in INTEGERS | NARROW for cast in casts
         )
+
+    @property
+    def stored(self) -> bool:
+        """Its weights are integers in ONNX's own form, and what it multiplies them by is not: smaller is all it says.
+
+        That is the standard's weight-only quantization; where activations are quantized, too, integer arithmetic is due.
+        """
+        data = None if not self.node.inputs or self.node.inputs[0] is None else self.node.inputs[0].producer()
+        plain = all(is_op(node, "DequantizeLinear", *_MOVES) for node in self.between)
+        return self.integer and not self.low_bits and plain and not is_op(data, "DequantizeLinear")
 
     @property
     def floats(self) -> tuple[ir.Value, ...]:
