@@ -26,7 +26,7 @@ WALL_FACTOR = 5.0
 
 TICK = 1e-9  # no run takes less, however the two clocks are rounded
 _COLD_RUN = 0.02  # below this many seconds a run, each turn starts with one that is not counted: caches are refilled
-_WARM_UP = 0.01  # seconds each session is warmed up for, at least 3 runs of it
+_WARM_UP, _WARM_ENOUGH = 0.01, 1.0  # seconds each session is warmed up for: at least 3 runs, unless they take as long
 
 
 class Launch:
@@ -49,10 +49,10 @@ class Launch:
         rounds, spent = self.plan.rounds, 0.0
         done = 0
         while done < rounds:
-            making = self._open_all()
-            if done == 0 and 3 * making > self.plan.seconds:
-                rounds = 1  # sessions that take long to make are made once
-            blocks = -(-self.plan.blocks // rounds)
+            if self._open_all() > self.plan.seconds:
+                rounds = done + 1  # sessions that take longer to make and to warm up than to time are made once
+            missing = self.plan.blocks - sum(map(len, self.timed.rounds))
+            blocks = max(1, -(-missing // (rounds - done)))
             start = self._busy()
             self.timed.rounds.append(self._blocks(blocks, (self.plan.seconds - spent) / (rounds - done)))
             spent += self._busy() - start
@@ -62,17 +62,16 @@ class Launch:
         return self.timed
 
     def _open_all(self) -> float:
-        """Makes the three sessions in random order and warms them up; returns the seconds that making them took."""
+        """Makes the three sessions in random order and warms them up; returns the seconds of processor time spent."""
         self.sessions.clear()
         order = self.random.sample(ARMS, len(ARMS))
-        start = time.perf_counter()
+        start = self._busy()
         self.sessions = {arm: open_arm(arm, self.plan) for arm in order}
-        making = time.perf_counter() - start
         slowest = max(self._warm_up(arm) for arm in order)
         self.runs = runs_of(slowest)
         self.cold = slowest < _COLD_RUN
         self.waited = self.waiting if slowest >= READ_FROM else no_waiting
-        return making
+        return self._busy() - start
 
     def _warm_up(self, arm: str) -> float:
         """Runs a session for a while; returns the seconds of its fastest run."""
@@ -83,7 +82,7 @@ class Launch:
             blamed("b" if arm == "b" else "a", partial(run, self.plan.names, feed))
             delay -= self.waiting()
             took.append(time.perf_counter() - start + delay)
-            if sum(took) > _WARM_UP and len(took) >= 3:
+            if sum(took) > _WARM_UP and (len(took) >= 3 or sum(took) > _WARM_ENOUGH):
                 break
         return min(took)
 

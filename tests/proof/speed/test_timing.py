@@ -52,6 +52,13 @@ def test_times_the_blocks_asked_for_in_rounds_of_fresh_sessions(plan):
     assert len(timed.again["a"]) == len(timed.again["b"]) >= 1
 
 
+def test_no_round_is_empty_however_little_time_is_left(plan):
+    plan = Plan(**{**vars(plan), "rounds": 4, "blocks": 1, "seconds": 10.0})
+    launch = Launch(plan)
+    launch._blocks = lambda least, seconds: [[1.0, 1.0, 1.0]] * least  # type: ignore[method-assign]
+    assert [len(part) for part in launch.run().rounds] == [1, 1, 1, 1]
+
+
 def test_keeps_what_each_arm_gave_out_for_the_same_inputs(plan):
     launch = Launch(plan)
     launch.run()
