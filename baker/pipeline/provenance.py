@@ -26,7 +26,8 @@ import onnx_ir as ir
 
 from baker.model.graph import graphs
 from baker.model.marks import source_name
-from baker.pipeline.lineage import Comparison, Key, Part, keyed
+from baker.pipeline.lineage import Comparison
+from baker.pipeline.sides import Key, Part, keyed
 
 FROM, BY = "baker.from", "baker.by"
 """metadata_props of nodes and weights: the sources, and the passes, in order and separated by commas."""

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ from onnx import TensorProto, helper, numpy_helper
 from rewrite_tools import positive
 
 from baker.errors import ModelError, UsageError
-from baker.pipeline.reduce import Reduced, reduce
+from baker.pipeline.reduce import Reduced, reduce, run
 from baker.pipeline.reduce.check import Checks
 from baker.pipeline.reduce.net import Facts, Net, count
+from baker.pipeline.reduce.probe import Probe
 from baker.pipeline.reduce.search import nearest
 from baker.runtime.session import session
 
@@ -30,9 +32,17 @@ WEIGHTS = {"w": seeded(4, 3, 3, 3), "b": seeded(4)} | {
 }
 
 
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Probe]:
+    """A child that runs candidates; starting one takes longer than most of these tests."""
+    with Probe() as probe:
+        yield probe
+
+
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: Probe) -> Iterator[Path]:
     """A current folder and a temporary one, which must be empty again at the end."""
+    monkeypatch.setattr(run, "Probe", lambda: nullcontext(shared))
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.chdir(tmp_path)
@@ -81,15 +91,14 @@ def test_one_node_of_many():
     assert model.read_bytes() == before
 
 
-@pytest.mark.parametrize(("first", "second"), [(3, 170), (99, 101)])
-def test_two_culprits(first, second):
-    body = chain(200, Erf=first, Softplus=second)
+def test_two_culprits_far_apart():
+    body = chain(200, Erf=3, Softplus=170)
     model = saved(f"{HEAD}g (float[N,8] x) => (float[N,8] y) {{ {body} y = Relu(p199) }}")
     assert sorted(ops(reduce(model, has("Erf", "Softplus")))) == ["Erf", "Softplus"]
 
 
 def test_culprits_that_must_be_connected():
-    model = saved(f"{HEAD}g (float[N,8] x) => (float[N,8] y) {{ {chain(24, Erf=5, Softplus=19)} y = Relu(p23) }}")
+    model = saved(f"{HEAD}g (float[N,8] x) => (float[N,8] y) {{ {chain(12, Erf=2, Softplus=9)} y = Relu(p11) }}")
     Path("check.py").write_text(
         "import sys, onnx\n"
         "seen = set()\n"
@@ -198,36 +207,24 @@ def test_everything_else_goes_too():
 
 SIZE = """
 import sys, onnx
-from onnx import numpy_helper
-proto = onnx.load(sys.argv[1])
-for node in proto.graph.node:
-    for tensor in proto.graph.initializer:
-        if node.op_type == "MatMul" and tensor.name in node.input:
-            array = numpy_helper.to_array(tensor)
-            if {condition}:
-                sys.exit(2)
+for node in onnx.load(sys.argv[1]).graph.node:
+    for tensor in onnx.load(sys.argv[1]).graph.initializer:
+        if node.op_type == "MatMul" and tensor.name in node.input and tensor.dims[0] >= 24:
+            sys.exit(2)
 """
 
 
-@pytest.mark.parametrize(
-    ("condition", "shape"), [("array.shape[0] >= 24", (24, 1)), ("abs(array).max() > 100", (64, 64))]
-)
-def test_a_size_or_a_number_that_matters(condition, shape):
-    weight = seeded(96, 96)
-    weight[50, 60] = 1000
-    model = saved(
-        f"{HEAD}g (float[N,96] x) => (float[N,96] y) {{ h = Relu(x) m = MatMul(h, k) y = Tanh(m) }}", k=weight
-    )
-    Path("check.py").write_text(SIZE.format(condition=condition))
-    found = reduce(model, f"{sys.executable} check.py")
+def test_a_size_that_matters():
+    text = f"{HEAD}g (float[N,96] x) => (float[N,96] y) {{ m = MatMul(x, k) y = Tanh(m) }}"
+    Path("check.py").write_text(SIZE)
+    found = reduce(saved(text, k=seeded(96, 96)), f"{sys.executable} check.py")
     assert ops(found) == ["MatMul"]
     (tensor,) = found.model.graph.initializer
-    assert tensor.dims[0] <= 96 and (tensor.dims[0] >= 24 or shape == (64, 64))
-    assert int(np.prod(tensor.dims)) < 96 * 96 or abs(numpy_helper.to_array(tensor)).max() > 100
+    assert 24 <= tensor.dims[0] < 48
 
 
 def test_a_value_that_matters_becomes_a_constant():
-    text = f"{HEAD}g (float[4] x) => (float[4] y) {{ {chain(20)} r = Reciprocal(tiny) e = Mul(p19, r) y = Erf(e) }}"
+    text = f"{HEAD}g (float[4] x) => (float[4] y) {{ {chain(5)} r = Reciprocal(tiny) e = Mul(p4, r) y = Erf(e) }}"
     model = saved(text, tiny=np.full(4, 1e-6, np.float32))
     Path("check.py").write_text(
         "import sys, onnx\n"

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from baker.pipeline.reduce.search import Reduced, reduce
+from baker.pipeline.reduce.run import Reduced, reduce
 
 __all__ = ["Reduced", "reduce"]

@@ -23,6 +23,7 @@ from baker.errors import UsageError
 OUTPUT_BYTES = 4 << 20
 """Of the command's output, this much from its end is looked at."""
 POLL_SECONDS = 0.005
+GONE_SECONDS = 0.1
 REPRODUCERS = "BAKER_REPRODUCERS"
 """Environment variable: where baker's own commands put reproducer folders instead of the current folder."""
 
@@ -83,6 +84,7 @@ class Checks:
         self.expected: tuple[int | None, bool] | None = None
         self._known: dict[bytes, bool] = {}
         self._running: dict[int, _Running] = {}
+        self._token = f"candidate-{secrets.token_hex(6)}"
         self._folder = Path(tempfile.mkdtemp(prefix="baker-reduce-"))
 
     def __enter__(self) -> Checks:
@@ -94,6 +96,7 @@ class Checks:
         for key in list(self._running):
             self._stop(key)
         shutil.rmtree(self._folder, ignore_errors=True)
+        _remove(self._token)  # what a process that was being killed still wrote
 
     # ---- what is asked ----
 
@@ -155,7 +158,7 @@ class Checks:
 
     def _start(self, key: int, data: bytes) -> None:
         self.count += 1
-        stem = f"candidate-{secrets.token_hex(6)}"
+        stem = f"{self._token}-{self.count}-"
         folder = self._folder / stem
         folder.mkdir()
         path, log = folder / f"{stem}.onnx", folder / "output.log"
@@ -203,12 +206,27 @@ class Checks:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(running.process.pid, signal.SIGKILL)
         running.process.wait()
+        _wait_for_group(running.process.pid)
         shutil.rmtree(running.folder, ignore_errors=True)
-        for left in Path.cwd().glob(f"{running.stem}*"):  # baker-opt puts its result and report into the current folder
-            if left.is_dir() and not left.is_symlink():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink(missing_ok=True)
+        _remove(running.stem)
+
+
+def _wait_for_group(group: int) -> None:
+    """Waits for what was killed to be gone, but not for zombies that nobody will collect."""
+    end = time.monotonic() + GONE_SECONDS
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        while time.monotonic() < end:
+            os.killpg(group, 0)
+            time.sleep(POLL_SECONDS)
+
+
+def _remove(stem: str) -> None:
+    """Removes what is called after a candidate: baker-opt puts its result and report into the current folder."""
+    for left in Path.cwd().glob(f"{stem}*"):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def _shell_code(code: int) -> int:

@@ -251,6 +251,13 @@ def _shell(proto: onnx.ModelProto) -> onnx.ModelProto:
     return made
 
 
+def copied(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy to change."""
+    made = onnx.ModelProto()
+    made.CopyFrom(proto)
+    return made
+
+
 def tidied(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The model without functions and opset imports that nothing needs, nodes that nobody reads in subgraphs."""
     called: set[tuple[str, str, str]] = set()

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
 import onnx
 from google.protobuf.message import Message  # type: ignore[import-untyped, unused-ignore]
 from onnx import numpy_helper
-from onnx.inliner import inline_local_functions
 
 from baker.model.graph import Array
-from baker.pipeline.reduce.net import Facts, Net, all_nodes, defined, nested_graphs, reads, rename, subgraphs
+from baker.pipeline.reduce.net import Facts, Net, all_nodes, copied, nested_graphs, reads, rename
 from baker.pipeline.reduce.probe import Recording
 
 SMALL_ELEMENTS = 64
@@ -85,12 +84,6 @@ def sort(graph: onnx.GraphProto) -> None:
     graph.node.extend(nodes)
 
 
-def _copied(proto: onnx.ModelProto) -> onnx.ModelProto:
-    made = onnx.ModelProto()
-    made.CopyFrom(proto)
-    return made
-
-
 # ---- at once ---------------------------------------------------------------------------------------------------
 
 
@@ -112,7 +105,7 @@ def stripped(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 def without_texts(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The model without doc strings, metadata, and types of inner values."""
-    made = _copied(proto)
+    made = copied(proto)
     _strip(made)
     return made
 
@@ -128,7 +121,7 @@ def _strip(message: Message) -> None:
 
 def lifted(proto: onnx.ModelProto) -> onnx.ModelProto | None:
     """The model with Constant nodes of its main graph as initializers."""
-    made = _copied(proto)
+    made = copied(proto)
     outputs = {value.name for value in made.graph.output}
     kept, found = [], False
     for node in made.graph.node:
@@ -142,156 +135,6 @@ def lifted(proto: onnx.ModelProto) -> onnx.ModelProto | None:
     del made.graph.node[:]
     made.graph.node.extend(kept)
     return made if found else None
-
-
-# ---- subgraphs and functions -----------------------------------------------------------------------------------
-
-
-def hoisted(net: Net) -> Iterator[Candidate]:
-    """Functions inlined; a branch of an If, or one round of a Loop, in the place of the node."""
-    if net.proto.functions:
-        yield partial(_inlined, net.proto)
-    for index, node in enumerate(net.nodes):
-        for branch in range(len(list(subgraphs(node)))) if node.op_type in ("If", "Loop") else ():
-            yield partial(_hoisted, net, index, branch)
-
-
-def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto | None:
-    try:
-        return inline_local_functions(proto)
-    except (RuntimeError, ValueError):
-        return None
-
-
-def _hoisted(net: Net, index: int, branch: int) -> onnx.ModelProto | None:
-    made = _copied(net.proto)
-    node, body = net.nodes[index], copy.deepcopy(list(subgraphs(net.nodes[index]))[branch])
-    taken = defined(made.graph) | {name for graph in nested_graphs(made.graph) for name in defined(graph)}
-    names = {name: _free(name, taken) for name in sorted(defined(body))}
-    given = _loop_inputs(node, body, names) if node.op_type == "Loop" else {}
-    if given is None:
-        return None
-    results = body.output if node.op_type == "If" else list(body.output)[1:]
-    ends: list[onnx.NodeProto] = []
-    for result, name in zip(results, node.output, strict=False):
-        if name and (name in net.readers or name in net.outputs):
-            ends.append(onnx.helper.make_node("Identity", [names.get(result.name, result.name)], [name]))
-    for inner in body.node:
-        rename(inner, names, outputs=True)
-    for tensor in body.initializer:
-        tensor.name = names[tensor.name]
-    made.graph.initializer.extend([*body.initializer, *given.values()])
-    nodes = [*net.nodes[:index], *body.node, *ends, *net.nodes[index + 1 :]]
-    del made.graph.node[:]
-    made.graph.node.extend(nodes)
-    return retyped(_without_identities(made))
-
-
-def _free(name: str, taken: set[str]) -> str:
-    return name if name not in taken else next(n for i in range(len(taken) + 1) if (n := f"{name}_{i}") not in taken)
-
-
-def _loop_inputs(
-    node: onnx.NodeProto, body: onnx.GraphProto, names: dict[str, str]
-) -> Mapping[str, onnx.TensorProto] | None:
-    """Points a body's inputs at what the first round of its Loop gets; the first two become constants."""
-    own = [value.name for value in body.input]
-    if len(own) != len(node.input) or len(own) < 2:
-        return None
-    names.update(zip(own[2:], node.input[2:], strict=True))
-    counter, condition = names[own[0]], names[own[1]]
-    return {
-        "counter": numpy_helper.from_array(np.array(0, np.int64), counter),
-        "condition": numpy_helper.from_array(np.array(True), condition),
-    }
-
-
-def _without_identities(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Drops the Identity nodes between a hoisted body and its surroundings, where another node makes what they copy."""
-    graph = proto.graph
-    outputs = {value.name for value in graph.output}
-    made = {name for node in graph.node for name in node.output}
-    names: dict[str, str] = {}
-    for node in graph.node:
-        if node.op_type == "Identity" and node.output[0] in outputs and node.input[0] in made - outputs:
-            names.setdefault(node.input[0], node.output[0])
-    nodes = []
-    for node in graph.node:
-        if node.op_type == "Identity" and names.get(node.input[0]) == node.output[0]:
-            continue
-        renamed = copy.deepcopy(node)
-        rename(renamed, names, outputs=True)
-        nodes.append(renamed)
-    del graph.node[:]
-    graph.node.extend(nodes)
-    return proto
-
-
-def inner(net: Net) -> Iterator[Candidate]:
-    """Nodes out of subgraphs and functions: half of them, then a quarter, then single ones.
-
-    What a node gave is read from its first input, or becomes an input of the model where the types don't fit.
-    """
-    bodies = 1 + sum(1 for _ in _bodies(net.proto))
-    for which in range(bodies - 1):
-        size = len(list(_bodies(net.proto))[which].node)
-        length = size
-        while length >= 1:
-            for start in range(0, size, length):
-                dropped = range(start, min(start + length, size))
-                if len(dropped) < size or size == 1:
-                    yield partial(_without_inner, net, which, dropped, True)
-                    yield partial(_without_inner, net, which, dropped, False)
-            length //= 2
-
-
-def _bodies(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
-    yield from nested_graphs(proto.graph)
-    yield from proto.functions
-
-
-def _without_inner(net: Net, which: int, dropped: Iterable[int], bypass: bool) -> onnx.ModelProto | None:
-    made = _copied(net.proto)
-    body = list(_bodies(made))[which]
-    results = {value if isinstance(value, str) else value.name for value in body.output}
-    names: dict[str, str] = {}
-    loose: list[str] = []
-    for index in dropped:
-        node = body.node[index]
-        for name in (name for name in node.output if name):
-            source = next((names.get(read, read) for read in node.input if read), None)
-            if not bypass or source is None:
-                loose.append(name)
-            else:
-                names[name] = source
-    kept = [copy.deepcopy(node) for index, node in enumerate(body.node) if index not in set(dropped)]
-    for node in kept:
-        rename(node, names)
-    kept += [onnx.helper.make_node("Identity", [names[name]], [name]) for name in sorted(results & set(names))]
-    read = {name for node in kept for name in reads(node)} | results
-    for name in loose:
-        kind = net.facts.type_of(name)
-        if name not in read:
-            continue
-        if kind is None or isinstance(body, onnx.FunctionProto):
-            return None
-        made.graph.input.add(name=name).type.CopyFrom(kind)
-        if name in results:
-            return None
-    before = len(body.node)
-    del body.node[:]
-    body.node.extend(_alive(kept, results))
-    return made if len(body.node) < before else None
-
-
-def _alive(nodes: list[onnx.NodeProto], results: set[str]) -> list[onnx.NodeProto]:
-    """The nodes that lead to a result, in their order."""
-    needed, kept = set(results), []
-    for node in reversed(nodes):
-        if needed.intersection(node.output):
-            needed |= reads(node)
-            kept.append(node)
-    return kept[::-1]
 
 
 # ---- interface -------------------------------------------------------------------------------------------------
@@ -343,7 +186,7 @@ def inputs(net: Net) -> Iterator[Candidate]:
 
 
 def _static(net: Net) -> onnx.ModelProto | None:
-    made = _copied(net.proto)
+    made = copied(net.proto)
     changed = False
     for value in made.graph.input:
         recorded = net.facts.shapes.get(value.name)
@@ -354,7 +197,7 @@ def _static(net: Net) -> onnx.ModelProto | None:
 
 
 def _merged(net: Net, name: str, twin: str) -> onnx.ModelProto:
-    made = _copied(net.proto)
+    made = copied(net.proto)
     for node in made.graph.node:
         rename(node, {name: twin})
     kept = [value for value in net.proto.graph.input if value.name != name]
@@ -364,7 +207,7 @@ def _merged(net: Net, name: str, twin: str) -> onnx.ModelProto:
 
 
 def _without_input(net: Net, index: int, position: int) -> onnx.ModelProto | None:
-    made = _copied(net.proto)
+    made = copied(net.proto)
     node = made.graph.node[index]
     node.input[position] = ""
     while node.input and not node.input[-1]:
@@ -403,7 +246,7 @@ def _weights(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 
 
 def _resized(proto: onnx.ModelProto, size: int, smaller: int, told: bool, everywhere: bool) -> onnx.ModelProto | None:
-    made = _copied(proto)
+    made = copied(proto)
     for value in made.graph.input:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_value == size:
@@ -445,7 +288,7 @@ def weights(net: Net) -> Iterator[Candidate]:
 
 
 def _one_element(net: Net, name: str) -> onnx.ModelProto | None:
-    made = _copied(net.proto)
+    made = copied(net.proto)
     tensor = next(tensor for tensor in made.graph.initializer if tensor.name == name)
     array = numpy_helper.to_array(tensor)
     _put(tensor, array[tuple(slice(1) for _ in array.shape)])
@@ -453,7 +296,7 @@ def _one_element(net: Net, name: str) -> onnx.ModelProto | None:
 
 
 def _as_input(net: Net, name: str) -> onnx.ModelProto:
-    made = _copied(net.proto)
+    made = copied(net.proto)
     tensor = next(tensor for tensor in made.graph.initializer if tensor.name == name)
     kind = onnx.helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
     made.graph.input.add(name=name).type.CopyFrom(kind)
@@ -470,7 +313,7 @@ def attributes(net: Net) -> Iterator[Candidate]:
 
 
 def _without_attributes(proto: onnx.ModelProto, index: int, names: set[str]) -> onnx.ModelProto | None:
-    made = _copied(proto)
+    made = copied(proto)
     node = made.graph.node[index]
     kept = [copy.deepcopy(attribute) for attribute in node.attribute if attribute.name not in names]
     del node.attribute[:]
