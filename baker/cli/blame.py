@@ -18,7 +18,7 @@ def print_blame(request: Request, report: Report) -> None:
     """Prints what --bisect found; without it, where a run failed, what it would find."""
     failed = bool(report.failures())
     if not request.bisect:
-        if failed and _to_blame(report):
+        if failed and not request.quiet and _to_blame(report):
             note(hint(report))
         return
     if report.blame is not None:
@@ -32,8 +32,9 @@ def print_blame(request: Request, report: Report) -> None:
 
 
 def _to_blame(report: Report) -> bool:
-    """Whether --bisect would look: a verdict is 'fail'. What is inconclusive has no error to look for."""
-    return "fail" in (report.verification.verdict, *(record.verdict for record in report.passes))
+    """Whether --bisect would look: a verdict is 'fail', or a pass broke. What is inconclusive has no error to find."""
+    broken = any(record.error and not record.excused and record.verdict != "inconclusive" for record in report.passes)
+    return broken or report.verification.verdict == "fail"
 
 
 def hint(report: Report) -> str:

@@ -91,6 +91,8 @@ def opt(**options: Any) -> None:
         print_passes(registry, request.describe, as_json=request.as_json)
         return
     if request.run_reproducer is not None:
+        if request.model is not None:
+            raise click.UsageError("--run-reproducer brings its own model; leave MODEL out.")
         from baker.cli.replay import replay
 
         raise click.exceptions.Exit(replay(request, request.run_reproducer))

@@ -114,6 +114,8 @@ def test_a_run_that_verifies_nothing_fails_where_bisect_finds_something(folder):
 def test_a_failure_without_bisect_names_the_pass_and_hints(folder):
     done = bake("to_sub,to_div{harm=nudge}")
     assert failed(done).startswith("to_div: verdict fail") and "hint: --bisect names" in done.stderr
+    assert "hint: --bisect names" in bake("to_sub,to_div{harm=raises}").stderr
+    assert "hint" not in bake("to_sub,to_div{harm=raises}", "-q").stderr
 
 
 FAILURES = {
@@ -306,6 +308,7 @@ def test_hostile_files_are_refused(reproducer, tmp_path):
     assert run("--run-reproducer", str(kept)).exit_code == 3
     assert run("--run-reproducer", str(tmp_path)).exit_code == 2
     assert run("--run-reproducer", "nowhere").exit_code == 2
+    assert run("model.onnx", "--run-reproducer", str(kept)).exit_code == 2
 
 
 def test_a_crash_is_called_again(folder):
