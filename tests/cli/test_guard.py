@@ -201,7 +201,7 @@ def test_wrong_limits_are_usage_errors(here: Path):
 # ---- deaths ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("by", ["SIGSEGV", "SIGFPE", "SIGABRT", "SIGBUS", "SIGILL"])
+@pytest.mark.parametrize("by", ["SIGSEGV", "SIGABRT"])
 def test_a_crash_leaves_a_reproducer(here: Path, by: str):
     code, error = run(*bad(f"dies{{by={by}}}"), "--seed", "7")
     assert code == 6
@@ -245,7 +245,7 @@ def test_an_interrupt_reaches_a_run(here: Path):
     assert process.returncode == 130
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_are_passed_on(here: Path, number: signal.Signals):
     with sleeping() as (process, ids, folder):
         process.send_signal(number)
