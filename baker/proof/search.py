@@ -137,6 +137,7 @@ class Search:
         """Returns feed ``index`` as planned, or a tamer one where the model does not run on that.
 
         A tamer one is preferred, too, to one that gives NaN or infinity: a division by a length of zero shows nothing.
+        Negative numbers stay: whoever makes a number of their root or logarithm is not the same function.
         """
         tamer, style = replace(plan, positive=True), index % len(RANGES)
         tries: tuple[tuple[Plan, Kind, int], ...] = (
@@ -149,7 +150,7 @@ class Search:
         for tried, tamed, drawn in tries:
             feed = self.maker.feed(index, tried, tamed, style=drawn)
             if self._try(feed):
-                if self.finite:
+                if self.finite or kind == "negative":
                     return feed
                 first = feed if first is None else first
         return first

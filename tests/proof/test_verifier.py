@@ -142,7 +142,7 @@ class TestSameFunction:
         finite = "net (float[N, 8] x) => (float[N, 8] y) { a = Relu(x)  y = Sqrt(a) }"
         verdict = judge(net(text), net(finite))
         assert verdict.status == "fail"
-        place = r"output 'y' is \S+ at \[0, \d\] where the reference is NaN \(the first of \d+\), in sample 0"
+        place = r"output 'y' is \S+ at \[0, \d\] where the reference is NaN \(the first of \d+\), in sample 2"
         assert re.fullmatch(place, verdict.reason)
 
     def test_another_shape_is_told(self):
