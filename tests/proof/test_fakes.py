@@ -299,6 +299,30 @@ class TestQuantizedClaims:
         assert verdict.status == "pass" and not fatal(verdict), verdict
         assert "undeclared-precision" in [item.kind for item in verdict.findings if item.severity == "note"]
 
+    def test_ternary_weights_that_no_packed_kernel_takes_are_no_gain(self):
+        """A block of 8 is none that ONNX Runtime has a kernel for."""
+        trits = np.random.default_rng(0).integers(-1, 2, (64, 8))
+        head = HEAD.replace("20", "25").replace("10,", "12,")
+        plain = "net (float[N, 64] x) => (float[N, 8] y) { y = MatMul(x, w) }"
+        reference = from_text(head + plain, {"w": (trits * np.float32(0.25)).astype(np.float32)})
+        text = """net (float[N, 64] x) => (float[N, 8] y) {
+            w = DequantizeLinear<axis = 0, block_size = 8>(q, s)  y = MatMul(x, w) }"""
+        candidate = from_text(head + text, {"q": trits.astype(ml_dtypes.int2), "s": np.full((8, 8), 0.25, np.float32)})
+        feeds = [{"x": seeded(4, 64, seed=seed)} for seed in range(4)]
+        verdict = Verifier(reference, feeds, threads=1).verify(candidate, Fidelity.LOSSY)
+        assert verdict.outputs["y"].max_abs < 1e-5 and fatal(verdict) == ["float-kernels"]
+        assert "claim int2 weights" in verdict.reason
+
+    def test_eight_bits_before_a_float_layer_are_a_smaller_file_and_a_warning(self):
+        q1, s1 = self.codes("w1")
+        text = """net (float[N, 16] x) => (float[N, 8] y) {
+            d1 = DequantizeLinear(q1, s1)  u1 = Unsqueeze(d1, axes)  x1 = Unsqueeze(x, axes)  a1 = MatMul(x1, u1)
+            a = Squeeze(a1, axes)  r = Abs(a)  y = MatMul(r, w2) }"""
+        given = {"q1": q1, "s1": s1, "w2": WEIGHTS["w2"], "axes": np.array([0])}
+        verdict = self.verify(text, given)
+        assert verdict.status == "pass", verdict
+        assert [(found.kind, found.severity) for found in verdict.findings] == [("float-kernels", "warning")]
+
     def test_quantizing_activations_is_undeclared(self):
         q1, s1 = self.codes("w1")
         text = """net (float[N, 16] x) => (float[N, 8] y) {

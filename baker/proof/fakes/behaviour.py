@@ -57,13 +57,13 @@ class Watch:
         self.copies: dict[str, set[str]] = {}  # output -> inputs that it may be a part of
         self.gains = {name: Gain() for name in names}
         self.columns = {name: Columns() for name in names}
-        self.errors = dict.fromkeys(names, 0.0)
+        self.errors = dict.fromkeys(names, 0.0)  # of the first sample, which the probes are copies of
         self.alike: dict[str, list[bool]] = {name: [] for name in names}  # are a batch's samples all alike?
         self.shown: list[tuple[Reaction, Outputs | str]] = []
 
     def take(self, index: int, outputs: Outputs) -> None:
         """Takes the candidate's outputs for sample ``index``."""
-        feed = self.recording.feeds[index]
+        feed = self.recording.feeds[index] if index == 0 or any(self.copies.values()) else {}  # may be read from a file
         for name in self.names:
             found, due = outputs[name], self.recording.outputs[index][name]
             if index == 0:
@@ -77,8 +77,8 @@ class Watch:
                 self.gains[name].add(due, found)
                 continue
             self.columns[name].add(due, found)
-            if found.shape == due.shape and is_float(due):
-                self.errors[name] = max(self.errors[name], compare([due], [found]).rel_l2)
+            if index == 0 and found.shape == due.shape and is_float(due):
+                self.errors[name] = compare([due], [found]).rel_l2
         if index == 0:
             self.first = outputs
 
@@ -86,9 +86,10 @@ class Watch:
         """Notes whether the samples of a batch got the same result where the reference's differ."""
         if due.shape != found.shape or due.ndim < 2 or len(due) < 2:
             return
+        alike = all(np.array_equal(found[0], row) for row in found[1:])
         least = self.rounding if self.same_function else SIGNAL
-        if _differs(np.broadcast_to(due[:1], due.shape), due, least):
-            self.alike[name].append(bool(np.array_equal(found, np.broadcast_to(found[:1], found.shape))))
+        if not alike or _differs(np.broadcast_to(due[:1], due.shape), due, least):
+            self.alike[name].append(alike)
 
     def react(self, runner: ort.InferenceSession, read: Reader) -> None:
         """Runs the candidate on what the reference was probed with; ``read`` as in `answer`."""

@@ -63,13 +63,15 @@ class Layer:
 
     @property
     def stored(self) -> bool:
-        """Its weights are integers in ONNX's own form, and what it multiplies them by is not: smaller is all it says.
+        """Its weights are 8-bit integers in ONNX's own form, and what it multiplies them by is not.
 
-        That is the standard's weight-only quantization; where activations are quantized, too, integer arithmetic is due.
+        That is the standard's weight-only quantization: smaller is all it says. Where activations are quantized, too,
+        integer arithmetic is due; for fewer bits there are packed kernels.
         """
         data = None if not self.node.inputs or self.node.inputs[0] is None else self.node.inputs[0].producer()
         plain = all(is_op(node, "DequantizeLinear", *_MOVES) for node in self.between)
-        return self.integer and not self.low_bits and plain and not is_op(data, "DequantizeLinear")
+        eight = {value.dtype for value in self.weights} & INTEGERS <= {ir.DataType.INT8, ir.DataType.UINT8}
+        return self.integer and eight and not self.low_bits and plain and not is_op(data, "DequantizeLinear")
 
     @property
     def floats(self) -> tuple[ir.Value, ...]:
