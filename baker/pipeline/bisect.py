@@ -108,7 +108,7 @@ def _excused(trace: Trace) -> _Suspect | None:
 
 def _earlier_cause(trace: Trace, judge: Judge, found: _Suspect) -> _Suspect:
     """A pass before may have left a wrong shape behind, which no run of the model shows but this pass trusted."""
-    earlier = [step for step in _kept(trace) if step.number < found.step.number]
+    earlier = [step for step in trace.steps if step.number < found.step.number and not step.excused]
     if not earlier or annotated(found.step.before.model, judge) is None or annotated(earlier[0].before.model, judge):
         return found
     if RewriteSearch(found.step, judge, found.kind).without_annotations() is not None:

@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from baker.model.graph import all_nodes
-from baker.model.shapes import infer_shapes
 from baker.pipeline.blame import BadRewrite, Blame
 from baker.pipeline.integrity import structural_fault
 from baker.pipeline.judging import Judge
@@ -18,7 +16,8 @@ from baker.pipeline.limit import WHOLE, Admitted, RewriteLimit
 from baker.pipeline.pass_base import Change, Pass
 from baker.pipeline.trace import Step
 from baker.pipeline.trial import Trial
-from baker.proof.divergence import annotation_fault, first_divergence
+from baker.proof.annotations import annotation_fault, inferred_anew
+from baker.proof.divergence import first_divergence
 from baker.proof.verifier import Verdict
 
 
@@ -117,13 +116,7 @@ class RewriteSearch:
 
     def without_annotations(self) -> str | None:
         """What is wrong when the pass is given the same model with types and shapes inferred anew."""
-        model = self.step.before.model.clone()
-        for node in all_nodes(model):
-            for value in node.outputs:
-                if not value.is_graph_output():
-                    value.type = value.shape = None
-        infer_shapes(model)
-        trial = Trial(self.step.pass_, model)
+        trial = Trial(self.step.pass_, inferred_anew(self.step.before.model))
         trial.run(replace(self.judge.context, rewrites=None, checkpoint=None))
         return trial.fault or (self.fault_of(self.step.pass_, trial.model) if trial.changed else None)
 
@@ -145,7 +138,7 @@ class RewriteSearch:
         trial.run(replace(self.judge.context, rewrites=rewrites, checkpoint=None))
         whole = (bool(rewrites.admitted) and rewrites.admitted[0].node == WHOLE) or not rewrites.asked
         fault = trial.fault
-        if fault is None and trial.changed:
+        if fault is None and (trial.changed or self.kind == "annotation"):  # which is no change that is saved
             fault = self.fault_of(self.step.pass_, trial.model)
         return Attempt(trial.model, rewrites.admitted, rewrites.looking_at, fault, whole, trial.sound, trial.changes)
 

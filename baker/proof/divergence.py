@@ -140,14 +140,14 @@ def _producers(model: ir.Model) -> dict[str, ir.Node]:
 def _pairs(
     before: ir.Model, after: ir.Model, names: Sequence[str], feed: Feed, threads: int | None, custom_ops: str | None
 ) -> Iterator[tuple[str, tuple[Array, Array]]]:
-    for part in _parts(before, names, feed):
-        left = _values(before, part, feed, threads, custom_ops)
-        right = _values(after, part, feed, threads, custom_ops)
+    for part in parts(before, names, feed):
+        left = values_of(before, part, feed, threads, custom_ops)
+        right = values_of(after, part, feed, threads, custom_ops)
         for name in part:
             yield name, (left[name], right[name])
 
 
-def _parts(model: ir.Model, names: Sequence[str], feed: Feed) -> Iterator[list[str]]:
+def parts(model: ir.Model, names: Sequence[str], feed: Feed) -> Iterator[list[str]]:
     """Cuts the names into runs of at most `AT_ONCE` tensors and about `BYTES_AT_ONCE`, by the stated shapes."""
     values = {value.name: value for node in model.graph for value in node.outputs}
     longest = max((max(getattr(array, "shape", ()), default=1) for array in feed.values()), default=1)
@@ -165,7 +165,7 @@ def _parts(model: ir.Model, names: Sequence[str], feed: Feed) -> Iterator[list[s
         yield part
 
 
-def _values(
+def values_of(
     model: ir.Model, names: Sequence[str], feed: Feed, threads: int | None, custom_ops: str | None
 ) -> Mapping[str, Array]:
     """What a model computes for these names, its own outputs not included unless they are named."""
@@ -183,31 +183,6 @@ def exposing(model: ir.Model, names: Sequence[str]) -> ir.Model:
                 value.type = value.shape = None
                 wide.graph.outputs.append(value)
     return wide
-
-
-def annotation_fault(
-    model: ir.Model, feed: Feed, *, threads: int | None = None, custom_ops: str | None = None
-) -> str | None:
-    """Returns which value of the main graph is not of the type or shape that the model says, or None.
-
-    No run shows that, since what is only inferred is not handed to the runtime; but a pass may believe it.
-    """
-    values = {value.name: value for node in model.graph for value in node.outputs if value.name}
-    for part in _parts(model, list(values), feed):
-        try:
-            found = _values(model, part, feed, threads, custom_ops)
-        except ModelError:
-            return None  # what can't be run is found fault with elsewhere
-        for name, array in found.items():
-            said = values[name].shape
-            dims = None if said is None else [dim if isinstance(dim, int) else None for dim in said]
-            if dims is not None and not _fits(dims, array.shape) and isinstance(values[name].type, ir.TensorType):
-                return f"'{name}' is said to have the shape {said}, and has {list(array.shape)}"
-    return None
-
-
-def _fits(dims: Sequence[int | None], shape: Sequence[int]) -> bool:
-    return len(dims) == len(shape) and all(a is None or a == b for a, b in zip(dims, shape, strict=True))
 
 
 def _ratio(pair: tuple[Array, Array], fidelity: Fidelity, half: bool) -> float:

@@ -192,7 +192,6 @@ class Misleads(Pass):
         changes = []
         for node in model.graph:
             if node.op_type in ("Relu", "Abs") and context.admits("mislead", label(node)):
-                node.doc_string = "seen"
                 if node.op_type == "Abs":
                     node.outputs[0].shape = ir.Shape([2, 9])
                 changes.append(Change("mislead", label(node), "looked at"))
