@@ -304,6 +304,33 @@ def test_candidates_that_the_runtime_refuses_do_not_count():
     assert len(ops(found)) == 1
 
 
+def test_candidates_that_onnx_itself_aborts_on_are_passed_over():
+    """A Split of more parts than there are elements ends the process that infers its shapes."""
+    text = f"""{HEAD}g (float[N,16] x) => (float[N,4] v, int64[N,4] i) {{
+        a, b = Split<axis=1, num_outputs=2>(x) c = Mul(a, b) e = Erf(c) v, i = TopK(e, k) }}"""
+    found = reduce(saved(text, k=np.array([4])), has("TopK", "Split"))
+    assert sorted(ops(found)) == ["Split", "TopK"]
+
+
+def test_a_model_that_cannot_be_run():
+    text = """<ir_version: 9, opset_import: ["": 18, "my.own": 1]>
+    g (float[4] x) => (float[4] y) { a = Relu(x) b = my.own.Mystery(a) c = Erf(b) d = Tanh(c) y = Relu(d) }"""
+    found = reduce(saved(text), has("Mystery"))
+    assert "Mystery" in [node.op_type for node in found.model.graph.node] and found.after.nodes < 5
+    assert any("could not be run" in text for text in found.notes)
+
+
+def test_weights_in_another_file_inputs_of_integers_and_nodes_out_of_order():
+    text = f"""{HEAD}g (int64[B,S] ids) => (float[B,S,16] y) {{
+        t = Gather(table, ids) {chain(8, "t", Erf=6)} m = MatMul(p7, k) y = Softmax(m) }}"""
+    proto = onnx.load(saved(text, table=seeded(50, 16), k=seeded(16, 16)))
+    proto.graph.node.reverse()
+    onnx.save(proto, "outside.onnx", save_as_external_data=True, location="outside.data", size_threshold=0)
+    found = reduce(Path("outside.onnx"), has("Gather", "Erf"))
+    assert sorted(ops(found)) == ["Erf", "Gather"]
+    assert found.after.bytes < 250
+
+
 def test_no_process_outlives_a_check():
     with Checks("(sleep 300; true) & exit 3", timeout=5) as checks:
         checks.expected = (3, True)

@@ -196,11 +196,18 @@ class Net:
             for name in used:
                 if name not in self.outputs and name not in loose and name not in lost:
                     continue
-                kind = self.outputs[name].type if name in self.outputs else self.facts.type_of(name)
+                kind = self._output_type(name)
                 if kind is None:
                     return False
                 graph.output.add(name=name).type.CopyFrom(kind)
         return bool(graph.output)
+
+    def _output_type(self, name: str) -> onnx.TypeProto | None:
+        """As declared, where that is a whole type."""
+        declared: onnx.TypeProto | None = self.outputs[name].type if name in self.outputs else None
+        if declared is None or (declared.HasField("tensor_type") and not declared.tensor_type.HasField("shape")):
+            return self.facts.type_of(name) or declared
+        return declared
 
     def _sources(self, graph: onnx.GraphProto, loose: list[str], how: Cut) -> bool:
         """Adds the inputs and initializers that are read, in the order they had, then those for values cut loose."""

@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 
 from baker.model.graph import Array
+from baker.pipeline.reduce import inference
 
 Level = Literal["nothing", "loads", "runs"]
 LEVELS: tuple[Level, ...] = ("nothing", "loads", "runs")
@@ -37,6 +38,15 @@ class Recording:
     problem: str = ""
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     arrays: Mapping[str, Array] = field(default_factory=dict)
+    types: Mapping[str, onnx.TypeProto] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Examined:
+    """How far the runtime gets with a candidate, and the candidate with its outputs' shapes; None: it is no model."""
+
+    level: Level
+    data: bytes | None
 
 
 class Probe:
@@ -54,10 +64,13 @@ class Probe:
         self._end()
         self._folder.cleanup()
 
-    def level(self, data: bytes) -> Level:
-        """How far the runtime gets with a model."""
+    def examine(self, data: bytes) -> Examined:
+        """Checks a candidate, fills in the shapes of outputs that were left open, and runs it."""
         self._send(data, record=False)
-        return _level(self._receive())
+        answer = self._receive()
+        if not answer.get("valid"):
+            return Examined("nothing", None)
+        return Examined(_level(answer), Path(answer["closed"]).read_bytes() if "closed" in answer else data)
 
     def record(self, data: bytes) -> Recording:
         """Runs a model on made-up inputs and keeps what every node of its main graph computes."""
@@ -76,7 +89,10 @@ class Probe:
         if answer.get("arrays"):
             with np.load(answer["file"], allow_pickle=False) as archive:
                 arrays = {name: archive[key] for key, name in answer["arrays"].items()}
-        return Recording(_level(answer), str(answer.get("problem", "")), shapes, arrays)
+        types = dict[str, onnx.TypeProto]()
+        if "types" in answer:
+            types = {value.name: value.type for value in onnx.load(answer["types"]).graph.value_info}
+        return Recording(_level(answer), str(answer.get("problem", "")), shapes, arrays, types)
 
     def _send(self, data: bytes, *, record: bool) -> None:
         if self._asked:  # and nobody wanted the answer
@@ -145,7 +161,36 @@ def main() -> None:
 
 
 def examine(path: Path, *, record: bool) -> dict[str, Any]:
-    """Loads a model, runs it, and says how far that went; with ``record`` also what it computed."""
+    """Checks a model, runs it, and says how far that went; with ``record`` also what it computed."""
+    answer: dict[str, Any] = {"level": "nothing"}
+    try:
+        proto = onnx.load(path)
+        if inference.is_open(proto) and not record:
+            closed = inference.closed(proto)
+            if closed is None:
+                return answer
+            path = path.with_suffix(".closed.onnx")
+            onnx.save(closed, path)
+            answer["closed"] = str(path)
+        if record:
+            answer["types"] = str(_typed(proto, path))
+        else:
+            onnx.checker.check_model(path)
+    except inference.ERRORS as error:
+        return answer | {"problem": str(error)}
+    return answer | {"valid": True} | _run(path, record=record)
+
+
+def _typed(proto: onnx.ModelProto, path: Path) -> Path:
+    """Writes the inferred types of a model's values, and nothing else of it."""
+    types = inference.types_of(inference.inferred(proto))
+    infos = [onnx.helper.make_value_info(name, kind) for name, kind in types.items()]
+    file = path.with_suffix(".types.onnx")
+    onnx.save(onnx.ModelProto(ir_version=8, graph=onnx.GraphProto(value_info=infos)), file)
+    return file
+
+
+def _run(path: Path, *, record: bool) -> dict[str, Any]:
     from baker.errors import BakerError
     from baker.model.lower import lower
     from baker.proof.synthetic import synthesize

@@ -83,16 +83,12 @@ class Search:
         made = candidate()
         if made is None:
             return None
-        made = tidied(made)
-        try:
-            onnx.checker.check_model(made)
-        except (onnx.checker.ValidationError, ValueError, UnicodeDecodeError):
+        examined = self.probe.examine(tidied(made).SerializeToString())
+        if examined.data is None or LEVELS.index(examined.level) < LEVELS.index(self.level):
             return None
-        if LEVELS.index(self.level) > 0:
-            reached = self.probe.level(made.SerializeToString())
-            if LEVELS.index(reached) < LEVELS.index(self.level):
-                return None
-        return made
+        found = onnx.ModelProto()
+        found.ParseFromString(examined.data)
+        return found
 
     def refresh(self) -> None:
         """Learns types and values of the best model anew."""

@@ -13,6 +13,7 @@ from google.protobuf.message import Message  # type: ignore[import-untyped, unus
 from onnx import numpy_helper
 
 from baker.model.graph import Array
+from baker.pipeline.reduce.inference import types_of
 from baker.pipeline.reduce.net import Facts, Net, all_nodes, copied, nested_graphs, reads, rename
 from baker.pipeline.reduce.probe import Recording
 
@@ -28,16 +29,7 @@ Candidate = Callable[[], onnx.ModelProto | None]
 
 def facts(proto: onnx.ModelProto, recording: Recording) -> Facts:
     """Types by inference, shapes and values by the recorded run."""
-    try:
-        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError, TypeError):
-        inferred = proto  # what is declared is all that is known
-    types: dict[str, onnx.TypeProto] = {}
-    for graph in (inferred.graph, *nested_graphs(inferred.graph)):
-        for value in (*graph.value_info, *graph.input, *graph.output):
-            types.setdefault(value.name, value.type)
-        for tensor in graph.initializer:
-            types[tensor.name] = onnx.helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
+    types = dict(recording.types) or types_of(proto)
     for name, array in recording.arrays.items():
         if name not in types:
             kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
@@ -46,19 +38,11 @@ def facts(proto: onnx.ModelProto, recording: Recording) -> Facts:
     return Facts(types, recording.arrays, recording.shapes, frozenset(dim.dim_param for dim in dims))
 
 
-def retyped(proto: onnx.ModelProto) -> onnx.ModelProto | None:
-    """The model with its outputs' shapes inferred anew; None where they don't follow from its inputs."""
+def retyped(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the shapes of its outputs left open: inference, in the child, will fill them in."""
     del proto.graph.value_info[:]
     for value in proto.graph.output:
         value.type.tensor_type.ClearField("shape")
-    try:
-        inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError, TypeError):
-        return None
-    for value, found in zip(proto.graph.output, inferred.graph.output, strict=True):
-        if not found.type.tensor_type.HasField("shape"):
-            return None
-        value.CopyFrom(found)
     return proto
 
 
