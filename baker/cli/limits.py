@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -56,6 +57,8 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: float | None) ->
 
 def _memory(ctx: click.Context, param: click.Parameter, value: int | None) -> int | None:
     supervise.limit(memory=value)
+    if value is not None and not os.path.exists("/proc/self/status"):
+        click.echo(f"warning: {param.opts[0]} is not held to: this system does not tell what a process holds", err=True)
     _warn_unless_heeded(param, value)
     return value
 

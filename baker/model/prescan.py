@@ -13,11 +13,12 @@ from google.protobuf.descriptor import Descriptor  # type: ignore[import-untyped
 
 from baker.errors import ModelError, ResourceError
 
-MAX_FIELDS = 2_000_000
-"""Fields of all messages. A node takes about 15; the largest published models have some ten thousand nodes."""
 MAX_NODES = 500_000
-MAX_TEXT_BYTES = 32 << 20
-"""Metadata and doc strings together."""
+"""The largest published models have some ten thousand."""
+MAX_FIELDS, FIELDS_PER_NODE, MOST_FIELDS = 1_000_000, 100, 8_000_000
+"""Fields of all messages, and how many more each node allows: with types and metadata one takes about 50."""
+MAX_TEXT_BYTES, TEXT_PER_NODE = 32 << 20, 16 << 10
+"""Metadata and doc strings together, and how much more each node allows: torch writes a stack trace into each."""
 MAX_LIST_BYTES = 8 << 20
 """Numbers or strings of one attribute; weights belong into tensors."""
 MAX_STRAYS = 1000
@@ -61,7 +62,7 @@ def check_size(data: bytes | mmap.mmap) -> None:
     counted = _Counted()
     kind, end, position = _MODEL, len(data), 0
     outer: list[tuple[_Kind, int]] = []
-    for _ in range(MAX_FIELDS):
+    for fields in range(MOST_FIELDS):
         while position >= end:
             if position > end or not outer:
                 return
@@ -72,6 +73,8 @@ def check_size(data: bytes | mmap.mmap) -> None:
             tag, position = _varint(data, position - 1, end)
         if tag >> 3 not in kind.fields:
             counted.stray()
+        if fields >= counted.fields_allowed:
+            break
         if tag & 7 != _BYTES:
             position = _after_number(data, tag & 7, position, end)
             continue
@@ -81,14 +84,13 @@ def check_size(data: bytes | mmap.mmap) -> None:
             counted.take(kind, tag >> 3, length)
             position += length
             continue
-        counted.nodes += child.is_node
+        if child.is_node:
+            counted.node()
         outer.append((kind, end))
         if len(outer) > MAX_DEPTH:
             raise ModelError(f"not an ONNX model: messages are nested deeper than {MAX_DEPTH}")
         kind, end = child, min(end, position + length)
-        if counted.nodes > MAX_NODES:
-            raise ResourceError(f"the file holds more than {MAX_NODES} nodes, which is the limit")
-    raise ResourceError(f"the file holds more than {MAX_FIELDS} fields, which is the limit; weights count as one each")
+    raise ResourceError(f"the file holds more than {fields} fields, the limit for {counted.nodes} nodes")
 
 
 class _Counted:
@@ -98,6 +100,14 @@ class _Counted:
         self.nodes = 0
         self.text = 0
         self.strays = 0
+        self.fields_allowed = MAX_FIELDS
+
+    def node(self) -> None:
+        """Counts a node, which makes room for what comes with one."""
+        self.nodes += 1
+        self.fields_allowed += FIELDS_PER_NODE
+        if self.nodes > MAX_NODES:
+            raise ResourceError(f"the file holds more than {MAX_NODES} nodes, which is the limit")
 
     def stray(self) -> None:
         """Counts a field that ONNX does not know: a newer version has some, noise has nothing else."""
@@ -109,11 +119,12 @@ class _Counted:
         """Counts a field that holds text or data."""
         if number in kind.texts:
             self.text += length
-            if self.text > MAX_TEXT_BYTES:
-                raise ResourceError(f"the file holds more than {MAX_TEXT_BYTES >> 20} MiB of metadata and doc strings")
+            limit = MAX_TEXT_BYTES + TEXT_PER_NODE * self.nodes
+            if self.text > limit:
+                raise ResourceError(f"the file holds more than {limit >> 20} MiB of metadata and doc strings")
         if kind.is_attribute and number in _LISTS and length > MAX_LIST_BYTES:
-            limit = f"the limit is {MAX_LIST_BYTES >> 20} MiB"
-            raise ResourceError(f"an attribute holds {length >> 20} MiB of numbers or text; {limit}")
+            found = f"an attribute holds {length >> 20} MiB of numbers or text"
+            raise ResourceError(f"{found}; the limit is {MAX_LIST_BYTES >> 20} MiB")
 
 
 def _after_number(data: bytes | mmap.mmap, wire: int, position: int, end: int) -> int:
