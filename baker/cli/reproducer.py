@@ -61,20 +61,12 @@ def write_reproducer(
     """
     from baker.pipeline.report import environment
 
-    files = {}
-    for name, path in files_of(parameters):
-        size = path.stat().st_size
-        files[name] = {"from": str(path.resolve()), "bytes": size, "copied": size <= COPY_LIMIT}
-        if size <= COPY_LIMIT:
-            shutil.copyfile(path, folder / name)
-            if path.suffix == ".onnx":
-                _copy_data(path, folder)
     content = {
         "reproducer": FORMAT,
         "kind": "crash",
         "command": command,
         "parameters": {name: _plain(value) for name, value in parameters.items()},
-        "files": files,
+        "files": {name: _copied(path, folder / name) for name, path in files_of(parameters)},
         "expected": {"exit_code": InternalError.exit_code, "message": message},
         "environment": environment(),
     }
@@ -92,6 +84,16 @@ def files_of(parameters: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
             path = Path(item) if isinstance(item, (str, Path)) and item else None
             if path is not None and len(str(path)) < 1024 and path.is_file():
                 yield copy_name(name, index if len(values) > 1 else None, path), path
+
+
+def _copied(path: Path, copy: Path) -> dict[str, object]:
+    """Copies a file, unless it is large, and says what was done."""
+    size = path.stat().st_size
+    if size <= COPY_LIMIT:
+        shutil.copyfile(path, copy)
+        if path.suffix == ".onnx":
+            _copy_data(path, copy.parent)
+    return {"from": str(path.resolve()), "bytes": size, "copied": size <= COPY_LIMIT}
 
 
 def _copy_data(model: Path, folder: Path) -> None:

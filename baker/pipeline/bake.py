@@ -142,15 +142,7 @@ def run(
         start: go on from here, where a run stood in the middle of its pipeline; the source is what it started from.
         feeds: instead of those that the settings name.
     """
-    manager = PassManager(
-        pipeline,
-        on_fail=settings.on_fail,
-        verify=settings.verify,
-        verify_each=settings.verify_each,
-        observers=settings.observers,
-        registry=settings.registry,
-        trace=settings.trace,
-    )
+    manager = _manager(pipeline, settings)
     if settings.target not in get_args(Target):
         raise UsageError(f"target is one of {', '.join(get_args(Target))}; found {settings.target!r}")
     budget, metric = _goals(settings)
@@ -177,10 +169,23 @@ def run(
         rewrites=settings.rewrites,
     )
     manager.bisect = verifier if settings.bisect else None
-    manager.provenance = settings.provenance
     model, report = manager.run(reference, context, start=start)
     _complete(report, model, facts, feeds, verifier, budget, settings)
     return model, report
+
+
+def _manager(pipeline: str | Sequence[Any], settings: Settings) -> PassManager:
+    manager = PassManager(
+        pipeline,
+        on_fail=settings.on_fail,
+        verify=settings.verify,
+        verify_each=settings.verify_each,
+        observers=settings.observers,
+        registry=settings.registry,
+        trace=settings.trace,
+    )
+    manager.provenance = settings.provenance
+    return manager
 
 
 def verify(

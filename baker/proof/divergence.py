@@ -96,20 +96,18 @@ def first_divergence(
     Args:
         fidelity: EXACT asks for equal bits; else a tensor may differ by float32 rounding.
 
-    Returns:
-        The first that differs, or why there is none to name.
+    Returns: the first that differs, or why there is none to name.
     """
     if not feeds:
         return "there are no inputs to compare on"
     old, new = _producers(before), _producers(after)
     names = [name for name in new if name in old]
-    sure, unsure, same = _Best(), _Best(), set[str]()
+    sure, unsure, same, half = _Best(), _Best(), set[str](), uses_half(before)
     for index, feed in enumerate(feeds[:FEEDS]):
         try:
             for name, pair in _pairs(before, after, names, feed, threads, custom_ops):
                 best = sure if _readers(old[name], name) == _readers(new[name], name) else unsure
-                ratio = _ratio(pair, fidelity, uses_half(before))
-                best.take(ratio, name, pair, index)
+                best.take(ratio := _ratio(pair, fidelity, half), name, pair, index)
                 same.update([name] if ratio <= 1 else [])
                 if sure.ratio > 1:
                     return _described(sure, old, new, same)
