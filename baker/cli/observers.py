@@ -31,7 +31,7 @@ class Progress:
 
     def after(self, record: PassRecord, model: ir.Model) -> None:
         """Says that the run goes on; what came of the pass is in the table."""
-        self.show(f"{record.name}: {record.status}")
+        self.show(f"after pass '{record.name}': {record.status}")
 
 
 @dataclass

@@ -240,10 +240,10 @@ def held(process: int) -> int:
         try:
             with open(f"/proc/{number}/status", "rb") as file:
                 lines = file.read().split(b"\n")
-            with open(f"/proc/{number}/task/{number}/children", "rb") as file:
-                waiting += [int(child) for child in file.read().split()]
         except OSError:  # it has ended, or this is no Linux
             continue
+        with contextlib.suppress(OSError), open(f"/proc/{number}/task/{number}/children", "rb") as file:
+            waiting += [int(child) for child in file.read().split()]  # not every kernel tells
         fields = (line.split() for line in lines if line.startswith((b"RssAnon:", b"RssShmem:", b"VmSwap:")))
         total += sum(int(field[1]) << 10 for field in fields)
     return total
