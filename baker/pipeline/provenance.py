@@ -53,14 +53,11 @@ class Origin:
         passes: dict[str, None] = {}
         more = 0
         for part in parts:
-            for name in part.sources:
-                if len(sources) < KEPT:
-                    sources[name] = None
-                elif name not in sources:
-                    more += 1
-            more += part.more
+            sources.update(dict.fromkeys(part.sources))
             passes.update(dict.fromkeys(part.passes))
-        return cls(tuple(sources), more, tuple({**passes, by: None}))
+            more += part.more
+        names = tuple(sources)
+        return cls(names[:KEPT], more + max(0, len(names) - KEPT), tuple({**passes, by: None}))
 
     def shown(self) -> list[str]:
         """The sources as they are reported: the first ones, and how many more there are."""

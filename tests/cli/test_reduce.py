@@ -95,7 +95,7 @@ def network(length: int, pair: int, channels: int = 8) -> onnx.ModelProto:
             current = add(step) if isinstance(step, str) else step()
         current = shortcut = add("Add", shortcut)
     while len(nodes) < length:
-        current = add("Tanh")
+        current = add("Abs")
     shape = ["N", channels, 8, 8]
     infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", current)]
     tensors = [numpy_helper.from_array(array, name) for name, array in weights.items()]

@@ -325,7 +325,7 @@ def test_baking_again_goes_on_from_there(saved):
 
 
 def test_names_with_commas_and_many_sources():
-    many = Origin.of([Origin((f"a,{i}\\",)) for i in range(KEPT + 10)], "p,q")
+    many = Origin.of(2 * [Origin((f"a,{i}\\",)) for i in range(KEPT + 10)], "p,q")
     assert many.shown()[-1] == f"+{KEPT + 10 - SHOWN} more" and len(many.shown()) == SHOWN + 1
     model = from_text(NEG)
     node = next(iter(model.graph))
