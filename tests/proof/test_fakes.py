@@ -368,6 +368,14 @@ class TestParts:
         gain.add(reference, change(reference))
         assert (gain.pattern() is not None) is found
 
+    def test_one_huge_number_is_no_pattern(self):
+        gain, reference = Gain(), seeded(64, 8)
+        reference[3, 3] = 1e6
+        changed = reference.copy()
+        changed[3, 3] *= np.float32(1.0001)
+        gain.add(reference, changed)
+        assert gain.pattern() is None and Gain().pattern() is None
+
     def test_columns_in_each_others_place(self):
         reference = seeded(64, 100)
         swapped = reference + np.float32(0.05) * seeded(64, 100, seed=1)
