@@ -75,8 +75,21 @@ def integers(
         low = max(low, int(limits.min))
     if hint.lowest is not None:
         low, high = max(low, hint.lowest), max(high, hint.lowest + 1)
-    drawn = rng.integers(low, high, size=shape)
+    drawn = rng.integers(low, high, size=shape) if hint.below is None else _indices(rng, low, high, shape, style)
     inside = [number for number in hint.compared if limits.min <= number <= limits.max]
     if inside:
         drawn = np.where(rng.random(shape) < 0.2, rng.choice(inside, size=shape), drawn)
     return np.asarray(drawn).astype(dtype)
+
+
+def _indices(rng: np.random.Generator, low: int, high: int, shape: tuple[int, ...], style: int) -> Array:
+    """Indices of a table: mostly any; also few that repeat, some that end in padding, and some of its beginning."""
+    drawn = np.asarray(rng.integers(low, high, size=shape))
+    match style % len(RANGES):
+        case 1:
+            return np.asarray(rng.choice(rng.integers(low, high, size=4), size=shape))
+        case 4 if shape:
+            return np.where(np.arange(shape[-1]) >= (shape[-1] + 1) // 2, high - 1, drawn)
+        case 5:
+            return np.asarray(rng.integers(low, low + max(1, (high - low) // 4), size=shape))
+    return drawn
