@@ -141,11 +141,17 @@ def _difference(original: _Runner, result: _Runner, feeds: Sequence[dict[str, An
             return f"outputs {list(wanted)} became {list(found)}"
         moved: list[dict[str, Any]] = []
         for name, value in wanted.items():
-            apart = _apart(value, found[name])
+            apart = _apart(value, found[name], _coarsest([*feed.values(), value]))
             moved = moved or (_nudged(original, feed) if apart else [])
             if apart and not _as_unstable(value, found[name], [outputs[name] for outputs in moved]):
                 return f"output '{name}' on feed {index}: {apart}"
     return ""
+
+
+def _coarsest(values: Sequence[Any]) -> tuple[float, float] | None:
+    """The tolerance of the least exact type among inputs and output: a float32 may be made of float16 numbers."""
+    kinds = {value.dtype.name for value in values if isinstance(value, np.ndarray)} & TOLERANCES.keys()
+    return max((TOLERANCES[kind] for kind in kinds), default=None)
 
 
 def _nudged(original: _Runner, feed: dict[str, Any]) -> list[dict[str, Any]]:
