@@ -247,6 +247,20 @@ def test_another_exit_code_is_another_failure():
     assert "Tanh" in ops(reduce(model, check))
 
 
+def test_a_script_that_feeds_by_name_is_not_fooled():
+    """It ends with 1 where its assertion fails, and where the model has no input 'x' any more."""
+    model = saved(f"{HEAD}g (float[2,8] x) => (float[2,8] y) {{ {chain(12, Erf=8)} y = Relu(p11) }}")
+    Path("check.py").write_text(
+        "import sys, onnx\n"
+        "graph = onnx.load(sys.argv[1]).graph\n"
+        "{value.name: value for value in graph.input}['x'], {value.name: value for value in graph.output}['y']\n"
+        "assert not any(node.op_type == 'Erf' for node in graph.node)\n"
+    )
+    found = reduce(model, f"{sys.executable} check.py")
+    assert ops(found) == ["Erf"]
+    assert found.model.graph.input[0].name == "x" and found.model.graph.output[0].name == "y"
+
+
 def test_the_output_must_match_too():
     model = saved(f"{HEAD}g (float[N,8] x) => (float[N,8] y) {{ {chain(30, Erf=12)} y = Relu(p29) }}")
     check = "grep -q Erf {} && echo wrong numbers >&2; exit 1"
@@ -333,7 +347,7 @@ def test_weights_in_another_file_inputs_of_integers_and_nodes_out_of_order():
 
 def test_no_process_outlives_a_check():
     with Checks("(sleep 300; true) & exit 3", timeout=5) as checks:
-        checks.expected = (3, True)
+        checks.expected = (3, True, "")
         assert checks.first_failing([lambda: b"model"]) == 0
     left = [entry for entry in os.listdir("/proc") if entry.isdigit() and _command(entry).startswith("sleep\0300")]
     assert not left
@@ -348,7 +362,7 @@ def _command(process: str) -> str:
 
 def test_the_first_of_several_wins_whatever_ends_first():
     with Checks("c=$(cat {}); sleep ${c%:*}; exit ${c#*:}", timeout=5) as checks:
-        checks.expected = (3, True)
+        checks.expected = (3, True, "")
         assert checks.first_failing([lambda: b"0.3:3", lambda: b"0:3"]) == 0
         assert checks.first_failing([lambda: b"0.2:0", lambda: None, lambda: b"0:3"]) == 2
         assert checks.first_failing([lambda: b"0.2:0", lambda: b"0:0"]) is None
@@ -365,7 +379,9 @@ def test_a_part_is_a_model_of_its_own():
     assert nearest(net, 2) == [0, 1]
     part = net.part([1])
     assert part is not None
-    assert [value.name for value in part.graph.input] == ["a"] and [value.name for value in part.graph.output] == ["b"]
+    (node,) = part.graph.node  # between the input and the output that the whole had
+    assert [*node.input, *node.output] == ["x", "y"]
+    assert [value.name for value in (*part.graph.input, *part.graph.output)] == ["x", "y"]
     constant = net.part([1], "constants")
     assert constant is not None
     assert not constant.graph.input and [tensor.name for tensor in constant.graph.initializer] == ["a"]

@@ -35,6 +35,8 @@ class Outcome:
     Attributes:
         exit: what the shell ended with; None where the command was killed for taking too long.
         matched: its output has what is looked for.
+        raised: the exception that a Python traceback in its output ends with. A script that meets an input of another
+            name ends with the same exit code as one whose assertion fails.
         seconds: how long it took.
         tail: the last line of its output.
     """
@@ -43,11 +45,12 @@ class Outcome:
     matched: bool
     seconds: float
     tail: str = ""
+    raised: str = ""
 
     @property
-    def verdict(self) -> tuple[int | None, bool]:
+    def verdict(self) -> tuple[int | None, bool, str]:
         """What two outcomes are compared by."""
-        return self.exit, self.matched
+        return self.exit, self.matched, self.raised
 
     def __str__(self) -> str:
         return "ran out of time" if self.exit is None else f"exit {self.exit}"
@@ -81,7 +84,7 @@ class Checks:
         except re.error as error:
             raise UsageError(f"--match: {match!r} is no regular expression: {error}") from error
         self.count = 0
-        self.expected: tuple[int | None, bool] | None = None
+        self.expected: tuple[int | None, bool, str] | None = None
         self._known: dict[bytes, bool] = {}
         self._running: dict[int, _Running] = {}
         self._token = f"candidate-{secrets.token_hex(6)}"
@@ -198,7 +201,7 @@ class Checks:
             text = file.read().decode("utf-8", "replace")
         lines = text.strip().splitlines()
         matched = self.match is None or self.match.search(text) is not None
-        return Outcome(code, matched, seconds, lines[-1] if lines else "")
+        return Outcome(code, matched, seconds, lines[-1] if lines else "", _raised(text))
 
     def _stop(self, key: int) -> None:
         """Ends a process with its group, and removes what it left behind under the candidate's name."""
@@ -227,6 +230,13 @@ def _remove(stem: str) -> None:
             shutil.rmtree(left, ignore_errors=True)
         else:
             left.unlink(missing_ok=True)
+
+
+def _raised(text: str) -> str:
+    """The exception at the end of the last traceback."""
+    _, found, trace = text.rpartition("Traceback (most recent call last):\n")
+    names = re.findall(r"^([A-Za-z_][\w.]*)(?::|$)", trace, re.MULTILINE) if found else []
+    return names[0] if names else ""
 
 
 def _shell_code(code: int) -> int:

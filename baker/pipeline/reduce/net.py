@@ -184,7 +184,10 @@ class Net:
         if not self._outputs(made.graph, kept, produced, set(needed), how):
             return None
         loose = [name for name in needed if name not in produced]
-        return made if self._sources(made.graph, loose, how) else None
+        if not self._sources(made.graph, loose, how):
+            return None
+        self._keep_names(made.graph)
+        return made
 
     def _outputs(self, graph: onnx.GraphProto, kept: list[int], produced: set[str], needed: set[str], how: Cut) -> bool:
         """Makes what is produced and not read an output; True when all their types are known."""
@@ -201,6 +204,20 @@ class Net:
                     return False
                 graph.output.add(name=name).type.CopyFrom(kind)
         return bool(graph.output)
+
+    def _keep_names(self, graph: onnx.GraphProto) -> None:
+        """Gives new inputs and outputs the names of gone ones of the same type: a command may look for them."""
+        for values, known in ((graph.input, self.inputs), (graph.output, self.outputs)):
+            taken = {value.name for value in values} | {name for node in graph.node for name in node.output}
+            free = [name for name in known if name not in taken and name not in self.weights]
+            for value in values:
+                twin = next((name for name in free if value.type == known[name].type), None)
+                if value.name in known or twin is None:
+                    continue
+                free.remove(twin)
+                for node in graph.node:
+                    rename(node, {value.name: twin}, outputs=True)
+                value.name = twin
 
     def _output_type(self, name: str) -> onnx.TypeProto | None:
         """As declared, where that is a whole type."""
