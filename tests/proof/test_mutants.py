@@ -7,7 +7,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from helpers import bake, from_text, seeded
-from mutants import KINDS, Survey, explained, mutants, other_feeds, sites, survey
+from mutant_sites import sites
+from mutants import KINDS, Survey, explained, mutants, other_feeds, survey
 
 from baker.model.lower import lower
 
