@@ -21,7 +21,7 @@ _KEEP_SCALE = (
     *("Flatten", "Identity", "ReduceMax", "ReduceMean", "ReduceMin", "Reshape", "Slice", "Squeeze", "Transpose"),
     *("Gather", "Unsqueeze"),
 )
-_CARRIERS = ("Cast", "Flatten", "Identity", "Not", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+_CARRIERS = ("Cast", "Expand", "Flatten", "Identity", "Not", "Reshape", "Squeeze", "Tile", "Transpose", "Unsqueeze")
 
 
 @dataclass(frozen=True)
