@@ -32,6 +32,21 @@ def has_steps(model: ir.Model) -> bool:
     return any(node.op_type in _STEPS for node in all_nodes(model))
 
 
+def steps_reach(model: ir.Model, output: str) -> bool:
+    """True when what is rounded or quantized on the way reaches this output; branches and functions count as steps."""
+    pending = [value for value in model.graph.outputs if value.name == output]
+    seen = set[ir.Node]()
+    while pending:
+        node = pending.pop().producer()
+        if node is None or node in seen:
+            continue
+        if node.op_type in _STEPS or node.domain or any(True for _ in subgraphs(node)):
+            return True
+        seen.add(node)
+        pending += [value for value in node.inputs if value is not None]
+    return False
+
+
 def levels_agree(model: ir.Model) -> bool:
     """True when ONNX Runtime's optimizer can only move the model's outputs by float32 rounding.
 

@@ -1,0 +1,37 @@
+"""Float16's tolerance is wide; a float64 run tells a wrong constant from rounding inside of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from helpers import from_text, seeded
+
+from baker.proof.numerics import Fidelity
+from baker.proof.verifier import Verdict, Verifier
+
+NET = """<ir_version: 10, opset_import: ["" : 20]>
+net (float16[N, 8] x) => (float16[N, 4] y) { a = MatMul(x, w)  t = Tanh(a)  m = Mul(t, c)  y = MatMul(m, v) }"""
+APART = NET.replace("m = Mul(t, c)  y = MatMul(m, v)", "y = MatMul(t, u)")
+
+
+def net(text: str, factor: float = 1.0) -> ir.Model:
+    w, v = seeded(8, 6).astype(np.float16), seeded(6, 4, seed=1).astype(np.float16)
+    c = np.float16(1.7 * factor)
+    return from_text(text, {"w": w, "v": v, "c": c, "u": (v * c).astype(np.float16)})
+
+
+def judged(candidate: ir.Model) -> Verdict:
+    feeds = [{"x": seeded(3, 8, seed=seed).astype(np.float16)} for seed in range(4)]
+    return Verifier(net(NET), feeds, threads=1).verify(candidate, Fidelity.ROUNDING)
+
+
+def test_a_constant_that_is_folded_in_passes():
+    assert judged(net(APART)).status == "pass"
+
+
+@pytest.mark.parametrize("factor", [1.006, 0.994])
+def test_a_constant_that_is_six_thousandths_off_fails(factor: float):
+    verdict = judged(net(NET, factor))
+    assert verdict.status == "fail"
+    assert "inside the tolerance of float16" in verdict.reason
