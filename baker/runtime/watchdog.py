@@ -26,6 +26,9 @@ from baker.runtime.supervise import RUN_SECONDS, Page
 MEMORY_SHARE = 0.8
 """Of the memory there is, what a command may take where nobody said otherwise."""
 
+PROGRAM = 128 << 20
+"""Bytes of mapped files that a process is held to account for."""
+
 TICK = 0.025
 TICK_IN_RUN = 0.01
 """Seconds between two looks at the child; a run can fill memory at some GB/s."""
@@ -233,7 +236,8 @@ class _Watch:
 def held(process: int) -> int:
     """Bytes that a process and its children hold and could not give back; 0 where the system does not tell.
 
-    Pages of mapped files, such as weights in external data, are not counted: the system takes them back at will.
+    Pages of mapped files are counted up to `PROGRAM` a process, which is what its libraries take: those of weights in
+    external data the system takes back at will.
     """
     total, waiting = 0, [process]
     for number in waiting:  # grows while it is walked
@@ -244,8 +248,9 @@ def held(process: int) -> int:
             continue
         with contextlib.suppress(OSError), open(f"/proc/{number}/task/{number}/children", "rb") as file:
             waiting += [int(child) for child in file.read().split()]  # not every kernel tells
-        fields = (line.split() for line in lines if line.startswith((b"RssAnon:", b"RssShmem:", b"VmSwap:")))
-        total += sum(int(field[1]) << 10 for field in fields)
+        sizes = {field[0]: int(field[1]) << 10 for line in lines if (field := line.split())[2:] == [b"kB"]}
+        total += sum(sizes.get(name, 0) for name in (b"RssAnon:", b"RssShmem:", b"VmSwap:"))
+        total += min(sizes.get(b"RssFile:", 0), PROGRAM)
     return total
 
 
