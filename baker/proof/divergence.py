@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,7 +100,7 @@ def first_divergence(
     """
     if not feeds:
         return "there are no inputs to compare on"
-    old, new = _producers(before), _producers(after)
+    old, new = producers(before), producers(after)
     names = [name for name in new if name in old]
     sure, unsure, same, half = _Best(), _Best(), set[str](), uses_half(before)
     for index, feed in enumerate(feeds[:FEEDS]):
@@ -131,7 +131,8 @@ def _readers(node: ir.Node, name: str) -> set[str]:
     return found
 
 
-def _producers(model: ir.Model) -> dict[str, ir.Node]:
+def producers(model: ir.Model) -> dict[str, ir.Node]:
+    """The node of the main graph that computes each value, by the value's name."""
     return {value.name: node for node in model.graph for value in node.outputs if value.name}
 
 
@@ -171,7 +172,7 @@ def values_of(
     return {name: as_array(value) for name, value in run(runner, feed, list(names)).items()}
 
 
-def exposing(model: ir.Model, names: Sequence[str]) -> ir.Model:
+def exposing(model: ir.Model, names: Iterable[str]) -> ir.Model:
     """A copy of a model with more of its values as outputs, their types left to the runtime to find."""
     wide, wanted = model.clone(), set(names)
     present = set(wide.graph.outputs)

@@ -15,7 +15,7 @@ from baker.errors import ModelError
 from baker.model.graph import Array
 from baker.proof.judge import Comparison
 from baker.proof.local import agrees_alone
-from baker.proof.numerics import Tolerance, is_float
+from baker.proof.numerics import Tolerance, is_finite
 from baker.proof.recorder import NotRunnable, Recorder, Recording, run_all
 from baker.proof.regimes import Bend, Unseen, bends, unseen
 from baker.proof.synthetic import MadeUp
@@ -122,9 +122,7 @@ def _nodes(left: Sequence[Unseen]) -> set[str]:
 
 def _finite_part(recording: Recording) -> Recording | None:
     kept = [
-        index
-        for index, outputs in enumerate(recording.outputs)
-        if all(np.isfinite(array.astype(np.float64)).all() for array in outputs.values() if is_float(array))
+        index for index, outputs in enumerate(recording.outputs) if all(is_finite(array) for array in outputs.values())
     ]
     if not kept:
         return None

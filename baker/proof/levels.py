@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from baker.errors import ModelError
 from baker.model.graph import Array, label
+from baker.proof.divergence import exposing
 from baker.proof.interface import Feed
 from baker.proof.numerics import compare, is_float
 from baker.runtime.session import run, session
@@ -77,7 +78,7 @@ def first_wrong_layer(
     nodes = {value.name: node for node in model.graph for value in node.outputs if value.name}
     kernels = {name: node for node in optimized.graph.node for name in node.output if name in nodes}
     try:
-        plain = run(session(_exposing(model, kernels), optimize=False, threads=threads, custom_ops=custom_ops), feed)
+        plain = run(session(exposing(model, kernels), optimize=False, threads=threads, custom_ops=custom_ops), feed)
         exposed = _exposing_proto(optimized, kernels)
         fused = run(session(exposed, optimize=False, threads=threads, custom_ops=custom_ops), feed)
     except ModelError:
@@ -98,15 +99,6 @@ def _differences(
     """Relative L2 differences of floating-point values that kept their shape, in the optimized graph's order."""
     same = [name for name in names if is_float(plain[name]) and plain[name].shape == fused[name].shape]
     return {name: compare([plain[name]], [fused[name]]).rel_l2 for name in same}
-
-
-def _exposing(model: ir.Model, names: Mapping[str, object]) -> ir.Model:
-    """A copy of the model with more of its values as outputs."""
-    wide = model.clone()
-    outputs = set(wide.graph.outputs)
-    for node in wide.graph:
-        wide.graph.outputs.extend(value for value in node.outputs if value.name in names and value not in outputs)
-    return wide
 
 
 def _exposing_proto(optimized: onnx.ModelProto, names: Mapping[str, object]) -> onnx.ModelProto:

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from baker.errors import ModelError
 from baker.model.graph import Array, label, subgraphs
+from baker.proof.divergence import exposing, producers
 from baker.proof.interface import Feed
 from baker.proof.numerics import Tolerance, is_float, peak, ratios
 from baker.proof.recorder import Recorder, run_all
@@ -89,9 +90,9 @@ def _landmarks(
     recorder: Recorder, models: Sequence[ir.Model], names: Iterable[str], feed: Feed, tolerance: Tolerance | None
 ) -> dict[str, Array]:
     """Values that both models compute alike on one input: a name may have come to mean something else."""
-    old, new = map(_producers, models)
+    old, new = map(producers, models)
     shared = [name for name in names if name in old and name in new]
-    before, after = (run(recorder.open(_exposing(model, shared), optimize=False), feed, shared) for model in models)
+    before, after = (run(recorder.open(exposing(model, shared), optimize=False), feed, shared) for model in models)
     alike = {name: before[name] for name in shared if _same(before[name], after[name], tolerance)}
     return alike | dict(feed)
 
@@ -107,16 +108,12 @@ def _cut(
     if not ends:
         return None
     read: dict[str, None] = {}
-    for producers in (_producers(original), _producers(candidate)):
-        found = _reads(producers, ends, known)
+    for model in (original, candidate):
+        found = _reads(producers(model), ends, known)
         if found is None:
             return None
         read.update(found)
     return list(read), ends
-
-
-def _producers(model: ir.Model) -> dict[str, ir.Node]:
-    return {value.name: node for node in model.graph for value in node.outputs if value.name}
 
 
 def _ends(node: ir.Node, known: Container[str]) -> list[str] | None:
@@ -137,9 +134,9 @@ def _ends(node: ir.Node, known: Container[str]) -> list[str] | None:
     return list(ends)
 
 
-def _reads(producers: Mapping[str, ir.Node], ends: Sequence[str], known: Container[str]) -> dict[str, None] | None:
+def _reads(makers: Mapping[str, ir.Node], ends: Sequence[str], known: Container[str]) -> dict[str, None] | None:
     """What the nodes that make ``ends`` read, walking back to known values; None where that is far."""
-    pending, seen = [producers[name] for name in ends], set[ir.Node]()
+    pending, seen = [makers[name] for name in ends], set[ir.Node]()
     found: dict[str, None] = {}
     while pending:
         node = pending.pop()
@@ -166,14 +163,6 @@ def _part(model: ir.Model, reads: Sequence[str], ends: Sequence[str]) -> ir.Mode
         value.shape = None  # what it is given is of the right shape
     functions = [function.clone() for function in model.functions.values()]
     return ir.Model(graph, ir_version=model.ir_version, functions=functions)
-
-
-def _exposing(model: ir.Model, names: Sequence[str]) -> ir.Model:
-    wide = model.clone()
-    known = {value.name for value in wide.graph.outputs}
-    values = {value.name: value for node in wide.graph for value in node.outputs}
-    wide.graph.outputs.extend(values[name] for name in names if name not in known)
-    return wide
 
 
 # ---- driving ---------------------------------------------------------------------------------------------------
