@@ -10,6 +10,7 @@ from types import ModuleType
 
 import numpy as np
 import onnx
+from helpers import seeded
 
 from baker.proof.feeds import Feed
 
@@ -80,3 +81,21 @@ def load_module(file: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+# ---- golden folders of users -----------------------------------------------------------------------------------
+
+NET = """<ir_version: 9, opset_import: ["": 18]>
+g (float[N,8] x) => (float[N,4] y) {
+  i = Identity(x)
+  h = MatMul(i, w)
+  y = Add(h, b)
+}"""
+
+
+def save_net(path: Path) -> None:
+    """Writes a small model that a folder is recorded of."""
+    proto = onnx.parser.parse_model(NET)
+    for name, array in {"w": seeded(8, 4), "b": seeded(4, seed=1)}.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    onnx.save(proto, path)

@@ -10,20 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import onnx
 import pytest
 from click.testing import CliRunner, Result
-from helpers import seeded
+from golden_tools import save_net
 
 from baker.cli.group import group
 from baker.pipeline.golden_folder import Slack
-
-MODEL = """<ir_version: 9, opset_import: ["": 18]>
-g (float[N,8] x) => (float[N,4] y) {
-  i = Identity(x)
-  h = MatMul(i, w)
-  y = Add(h, b)
-}"""
 
 PLUGIN = """
 from baker import Change, LossyPass, PassResult
@@ -43,10 +35,7 @@ class Shifts(LossyPass):
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    proto = onnx.parser.parse_model(MODEL)
-    for name, array in {"w": seeded(8, 4), "b": seeded(4, seed=1)}.items():
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
-    onnx.save(proto, tmp_path / "net.onnx")
+    save_net(tmp_path / "net.onnx")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

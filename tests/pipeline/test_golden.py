@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx
 import pytest
-from helpers import seeded
+from golden_tools import save_net
 
 from baker.errors import BakerError, GateError, ModelError, ResourceError, SecurityError, UsageError
 from baker.model.lower import lower
@@ -31,12 +31,6 @@ from baker.pipeline.golden_folder import (
 from baker.pipeline.golden_record import Order, name_of, record
 from baker.pipeline.golden_text import check_text
 
-MODEL = """<ir_version: 9, opset_import: ["": 18]>
-g (float[N,8] x) => (float[N,4] y) {
-  i = Identity(x)
-  h = MatMul(i, w)
-  y = Add(h, b)
-}"""
 PLUGIN = """
     import onnx_ir as ir
     from baker import Change, Fidelity, Pass, PassResult
@@ -71,10 +65,7 @@ FEEDS = """
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    proto = onnx.parser.parse_model(MODEL)
-    for name, array in {"w": seeded(8, 4), "b": seeded(4, seed=1)}.items():
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
-    onnx.save(proto, tmp_path / "net.onnx")
+    save_net(tmp_path / "net.onnx")
     (tmp_path / "plugin.py").write_text(textwrap.dedent(PLUGIN).format(fidelity="LOSSY"), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
