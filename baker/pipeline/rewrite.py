@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import onnx_ir as ir
 
@@ -13,6 +13,7 @@ from baker.errors import BakerError
 from baker.model.graph import UnknownAttribute, graphs, label, standard_domain
 from baker.pipeline.pass_base import Change, Declined, PassContext
 
+R = TypeVar("R", bound="Rewrite")
 _MAX_SWEEPS = 64  # a rule set that still changes the model after so many sweeps does not converge
 
 
@@ -79,10 +80,7 @@ def apply_rewrites(
     Raises:
         BakerError: the rules undo each other: still changing after 64 sweeps.
     """
-    by_anchor: dict[tuple[str, str], list[Rewrite]] = {}
-    for rule in rules:
-        for anchor in rule.anchors():
-            by_anchor.setdefault((rule.domain, anchor), []).append(rule)
+    by_anchor = _by_anchor(rules)
     changes: list[Change] = []
     for _ in range(_MAX_SWEEPS):
         sweep = _Sweep(model, context, by_anchor)
@@ -95,6 +93,29 @@ def apply_rewrites(
         f"rewrites do not converge: after {_MAX_SWEEPS} sweeps '{last.rule}' still changes '{last.node}'. "
         "Two rules undo each other; run them in separate passes."
     )
+
+
+def applicable(model: ir.Model, rules: Sequence[R]) -> Iterator[tuple[R, ir.Node]]:
+    """Yields each rule and node where the rule would apply to the model as it is; changes nothing."""
+    by_anchor = _by_anchor(rules)
+    for graph in graphs(model) if rules else ():
+        for node in graph:
+            for rule in by_anchor.get((standard_domain(node.domain), node.op_type), ()):
+                try:
+                    match = rule.match(node)
+                    fits = match is not None and rule.check(match) is None
+                except UnknownAttribute:
+                    continue
+                if fits:
+                    yield rule, node
+
+
+def _by_anchor(rules: Sequence[R]) -> dict[tuple[str, str], list[R]]:
+    found: dict[tuple[str, str], list[R]] = {}
+    for rule in rules:
+        for anchor in rule.anchors():
+            found.setdefault((rule.domain, anchor), []).append(rule)
+    return found
 
 
 @dataclass

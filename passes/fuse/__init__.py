@@ -6,17 +6,18 @@ import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
 from baker.errors import BakerError, OptionError, suggest
-from baker.model.graph import all_nodes, index_names, is_constant, is_op, standard_domain
+from baker.model.graph import all_nodes, index_names, is_constant, is_op, label, standard_domain
 from baker.model.shapes import infer_shapes
 from baker.model.size import model_bytes
+from baker.passes.convert import to_opset
 from baker.passes.fuse._rule import Facts, FuseRule, GraphRule
 from baker.pipeline.pass_base import Change, Declined, Pass, PassContext, PassResult
-from baker.pipeline.rewrite import apply_rewrites
+from baker.pipeline.rewrite import applicable, apply_rewrites
 from baker.proof.numerics import Fidelity
 
 _MAX_ROUNDS = 32
@@ -42,8 +43,11 @@ class Fuse(Pass):
     fidelity = Fidelity.ROUNDING
 
     rules: tuple[str, ...] = ()  # names of the rules to run, such as conv-batch-norm; none means all
+    opset: int = 0  # the operator set to which the model may be raised where a rule's result needs it; 0: as it is
 
     def __post_init__(self) -> None:
+        if self.opset < 0:
+            raise OptionError(f"fuse: opset is a version of the standard operator set, such as 20; found {self.opset}")
         known = rules()
         for name in self.rules:
             if name not in known:
@@ -55,21 +59,57 @@ class Fuse(Pass):
         _describe_constants(model)
         known = rules()
         chosen = [known[name] for name in (self.rules or known)]
-        facts = Facts(_opset(model), int(_ROOM * model_bytes(model)))
-        local = [rule(facts) for rule in chosen if issubclass(rule, FuseRule)]
-        whole = [rule() for rule in chosen if issubclass(rule, GraphRule)]
+        room = int(_ROOM * model_bytes(model))
         changes: list[Change] = []
-        declined: list[Declined] = []
-        for _ in range(_MAX_ROUNDS):
-            before = len(changes)
-            done, declined = apply_rewrites(model, local, context)
-            changes += done
-            for rule in whole:
-                changes += rule.run(model, context)
-            if len(changes) == before:
-                return PassResult(model, changes, declined)
-            infer_shapes(model)  # less is left to compute, so more shapes may be known
-        raise BakerError(f"fuse: still changing after {_MAX_ROUNDS} rounds; the last was {changes[-1]}")
+        while True:
+            declined = _to_fixpoint(model, chosen, room, context, changes)
+            newer, refused = _newer(model, chosen, room, self.opset)
+            if newer is None or not context.admits("raise-opset", str(newer)):
+                return PassResult(model, changes, [*declined, *refused])
+            changes += to_opset(model, newer)
+            context.did(model, changes[-1])
+
+
+def _to_fixpoint(
+    model: ir.Model,
+    chosen: Sequence[type[FuseRule] | type[GraphRule]],
+    room: int,
+    context: PassContext,
+    changes: list[Change],
+) -> list[Declined]:
+    """Runs the rules that the model's opset allows until none applies any more; returns what they declined last."""
+    facts = Facts(_opset(model), room)
+    local = [rule(facts) for rule in chosen if issubclass(rule, FuseRule) and rule.since <= facts.opset]
+    whole = [rule() for rule in chosen if issubclass(rule, GraphRule)]
+    for _ in range(_MAX_ROUNDS):
+        before = len(changes)
+        done, declined = apply_rewrites(model, local, context)
+        changes += done
+        for rule in whole:
+            changes += rule.run(model, context)
+        if len(changes) == before:
+            return declined
+        infer_shapes(model)  # less is left to compute, so more shapes may be known
+    raise BakerError(f"fuse: still changing after {_MAX_ROUNDS} rounds; the last was {changes[-1]}")
+
+
+def _newer(
+    model: ir.Model, chosen: Sequence[type[FuseRule] | type[GraphRule]], room: int, accepted: int
+) -> tuple[int | None, list[Declined]]:
+    """The opset to which the model has to be raised for rules that apply but for it; else why they can't."""
+    opset = _opset(model)
+    newer = [rule(Facts(rule.since, room)) for rule in chosen if issubclass(rule, FuseRule) and rule.since > opset]
+    needed: list[int] = []
+    refused: list[Declined] = []
+    for rule, node in applicable(model, newer):
+        if rule.since <= accepted:
+            needed.append(rule.since)
+        else:
+            reason = (
+                f"its result needs opset {rule.since}, the model has {opset}: fuse{{opset={rule.since}}} may raise it"
+            )
+            refused.append(Declined(label(node), reason, rule.name))
+    return max(needed, default=None), refused
 
 
 @functools.cache

@@ -48,7 +48,14 @@ class Facts:
 
 
 class FuseRule(Rewrite):
-    """A rewrite that knows the model's facts."""
+    """A rewrite that knows the model's facts.
+
+    Attributes:
+        since: the opset that its result needs. `fuse` runs a rule only on models of this opset or later, and raises a
+            model to it where ``fuse{opset=N}`` accepts that.
+    """
+
+    since: ClassVar[int] = 1
 
     def __init__(self, facts: Facts) -> None:
         self.facts = facts

@@ -18,11 +18,12 @@ class HardSwish(FuseRule):
         x * HardSigmoid(x, alpha = 1/6, beta = 1/2)  =  HardSwish(x)
 
     Error: exact over the reals; float32 max|dy| <= 4e-7 * max|x|.
-    Declines: opset below 14; another alpha or beta; the HardSigmoid is read elsewhere.
+    Declines: another alpha or beta; the HardSigmoid is read elsewhere.
     Source: Howard et al. 2019, arXiv:1905.02244, section 5.2; ONNX HardSwish.
     """
 
     anchor = "HardSigmoid"
+    since = 14
 
     def match(self, node: ir.Node) -> Match | None:
         """Finds the product of a HardSigmoid with its own input."""
@@ -33,9 +34,7 @@ class HardSwish(FuseRule):
         return Match(gate=node, product=reader)
 
     def check(self, match: Match) -> str | None:
-        """Only one alpha and beta make a HardSwish, which is there from opset 14 on."""
-        if self.facts.opset < 14:
-            return "HardSwish needs opset 14"
+        """Only one alpha and beta make a HardSwish."""
         alpha, beta = attribute(match.gate, "alpha", 0.2), attribute(match.gate, "beta", 0.5)
         if abs(alpha - 1 / 6) > 1e-7 or abs(beta - 0.5) > 1e-7:
             return f"alpha and beta are {alpha:g} and {beta:g}, not 1/6 and 1/2"
