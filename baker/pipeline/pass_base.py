@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -146,6 +146,10 @@ class Pass(_PassFields, ir.passes.InPlacePass):
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """Changes the model in place (never the array of a tensor: those are shared) and says what it did."""
         raise NotImplementedError(f"{type(self).__name__} has no run()")
+
+    def described_rules(self) -> Mapping[str, type]:
+        """The rewrite rules that the pass runs, by name: ``--describe`` shows their docstrings with its own."""
+        return {}
 
     def call(self, model: ir.Model) -> PassResult:
         """Runs the pass outside of a baker pipeline: no feeds, no budget, no verdict."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import importlib
 import inspect
@@ -29,7 +30,8 @@ class Fuse(Pass):
 
     Shapes: any; each rule states its own.
 
-    Formula: each rule states its own: ``-p 'fuse{rules=[conv-batch-norm]}'`` runs one rule alone.
+    Formula: each rule states its own. ``-p 'fuse{rules=[conv-*]}'`` runs the rules of these names alone,
+    ``-p 'fuse{without=[transpose]}'`` all others, and ``--describe fuse:transpose`` tells of one.
 
     Error: the same function over the reals; each rule states its float32 bound, none above 4e-6 of the largest output.
 
@@ -42,23 +44,29 @@ class Fuse(Pass):
     name = "fuse"
     fidelity = Fidelity.ROUNDING
 
-    rules: tuple[str, ...] = ()  # names of the rules to run, such as conv-batch-norm; none means all
+    rules: tuple[str, ...] = ()  # names of the rules to run, such as conv-batch-norm or *-chain; none means all
+    without: tuple[str, ...] = ()  # names of rules not to run
     opset: int = 0  # the operator set to which the model may be raised where a rule's result needs it; 0: as it is
 
     def __post_init__(self) -> None:
         if self.opset < 0:
             raise OptionError(f"fuse: opset is a version of the standard operator set, such as 20; found {self.opset}")
         known = rules()
-        for name in self.rules:
-            if name not in known:
-                raise OptionError(f"fuse: there is no rule '{name}'.{suggest(name, known)} Rules: {', '.join(known)}.")
+        for option, names in (("rules", self.rules), ("without", self.without)):
+            for name in names:
+                if not fnmatch.filter(known, name):
+                    meant = f"{suggest(name, known)} Rules: {', '.join(known)}."
+                    raise OptionError(f"fuse: {option} names no rule '{name}'.{meant}")
+
+    def described_rules(self) -> Mapping[str, type]:
+        """The rules that run, by name."""
+        return _chosen(self.rules, self.without)
 
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """Runs the rules until none applies any more."""
         index_names(model)
         _describe_constants(model)
-        known = rules()
-        chosen = [known[name] for name in (self.rules or known)]
+        chosen = list(_chosen(self.rules, self.without).values())
         room = int(_ROOM * model_bytes(model))
         changes: list[Change] = []
         while True:
@@ -123,6 +131,14 @@ def rules() -> Mapping[str, type[FuseRule] | type[GraphRule]]:
             if issubclass(cls, (FuseRule, GraphRule)) and cls.__module__ == f"{__name__}.{module.name}":
                 found[_name(cls)] = cls
     return dict(sorted(found.items()))
+
+
+def _chosen(wanted: Sequence[str], unwanted: Sequence[str]) -> dict[str, type[FuseRule] | type[GraphRule]]:
+    """The rules that names and globs select, in the order of their names."""
+    known = rules()
+    names = {name for glob in wanted or ("*",) for name in fnmatch.filter(known, glob)}
+    names -= {name for glob in unwanted for name in fnmatch.filter(known, glob)}
+    return {name: rule for name, rule in known.items() if name in names}
 
 
 def _name(cls: type[FuseRule] | type[GraphRule]) -> str:

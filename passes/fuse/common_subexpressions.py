@@ -25,6 +25,10 @@ class CommonSubexpressions(GraphRule):
 
     A node in a subgraph may be replaced by one of an outer graph that stands before it, never the other way round.
 
+    Shapes: any.
+
+        a = f(x), b = f(x): g(a), h(b)  ->  g(a), h(a)
+
     Error: 0.
     Declines: random operators, also unseeded ones; nodes with subgraphs; other domains than the standard's; a second
         graph output.

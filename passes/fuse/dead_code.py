@@ -12,6 +12,10 @@ from baker.pipeline.pass_base import Change, PassContext
 class DeadCode(GraphRule):
     """Remove nodes and initializers whose results nobody reads; `cleanup` also removes functions and opset imports.
 
+    Shapes: any.
+
+        y = f(x), y read by nobody  ->  nothing
+
     Error: 0.
     Declines: nodes of a domain that baker does not know; initializers that are graph inputs.
     Source: ONNX IR specification.

@@ -14,9 +14,11 @@ _LEFT = {"Add": 0, "Mul": 1, "Max": -np.inf, "Min": np.inf, "And": True, "Or": F
 
 
 class NeutralOperand(BypassRule):
-    """Remove x + 0, x - 0, x * 1, x / 1, x ** 1, max(x, -inf), min(x, inf), x and true, x or false.
+    """Remove arithmetic with a constant that changes nothing.
 
     Shapes: the constant has no dim that would make the result larger than x; x's dims are known where it matters.
+
+        x + 0 = x - 0 = x * 1 = x / 1 = x ** 1 = max(x, -inf) = min(x, inf) = x         x and true = x or false = x
 
     Error: 0; only -0 + 0 becomes -0 instead of 0.
     Declines: a constant that broadcasts x to another shape, or may.

@@ -124,6 +124,43 @@ def test_passes_lists_and_describes():
     assert run("passes", "ternry").exit_code == 2
 
 
+def test_passes_tells_of_every_rule_of_fuse():
+    entry = json.loads(run("passes", "fuse", "--json").stdout)
+    rules = {rule["name"]: rule for rule in entry["rules"]}
+    assert len(rules) >= 30
+    for rule in rules.values():
+        assert {"summary", "formula", "error", "declines", "source"} <= set(rule), rule["name"]
+    assert "gamma / sqrt(var + eps)" in rules["conv-batch-norm"]["formula"]
+    text = run("passes", "fuse").stdout
+    assert f"Rules ({len(rules)}):" in text
+    assert all(f"\n  {name}" in text for name in rules)
+    assert "rules" not in json.loads(run("passes", "cleanup", "--json").stdout)
+
+
+def test_passes_tells_of_one_rule():
+    alone = run("passes", "fuse:pad-conv")
+    assert alone.stdout.startswith("fuse:pad-conv\n    Fold a Pad ")
+    assert json.loads(run("passes", "fuse:pad-conv", "--json").stdout)["source"] == "ONNX Pad and Conv."
+    chosen = json.loads(run("passes", "fuse{rules=[pad*],without=[pad-conv]}", "--json").stdout)
+    assert "pad" in {rule["name"] for rule in chosen["rules"]}
+    assert "pad-conv" not in {rule["name"] for rule in chosen["rules"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("fuse:pad-cnv", "pass 'fuse' has no rule 'pad-cnv'. Did you mean 'pad-conv'?"),
+        ("cleanup:pad", "pass 'cleanup' has no rule 'pad'. It has none."),
+        ("fuse{rules=[pad-cnv]}", "rules names no rule 'pad-cnv'. Did you mean 'pad-conv'?"),
+        ("fix{max=2}(fuse)", "--describe tells of one pass"),
+    ],
+)
+def test_passes_knows_no_such_rule(name: str, said: str):
+    done = run("passes", name)
+    assert done.exit_code == 2
+    assert said in done.stderr
+
+
 def test_verify_prints_keys_that_stay(folder):
     verdict = json.loads(run("verify", "a.onnx", "near.onnx", "--json", "--budget", "rel=0.1").stdout)
     keys = ["status", "reason", "outputs", "samples", "warnings", "runnable", "measurement", "findings"]

@@ -7,8 +7,9 @@ from helpers import from_text, ops, seeded
 from rewrite_tools import applied, fuse, held
 
 from baker.errors import OptionError
-from baker.passes.fuse import rules
+from baker.passes.fuse import Fuse, rules
 from baker.pipeline.pass_base import PassContext
+from baker.pipeline.rule_docs import sections
 from baker.pipeline.text import parse
 
 CHAIN = """<ir_version: 8, opset_import: ["": 17]> g (float[N,4] x) => (float[N,4] y) <float one = {1}> {
@@ -54,6 +55,30 @@ def test_rules_can_be_named_in_a_pipeline():
     (item,) = parse("fuse{rules=[dropout, identity]}").items
     assert item.pass_.rules == ("dropout", "identity")
     assert str(parse(str(parse("fuse{rules=[dropout, identity]}")))) == str(parse("fuse{rules=[dropout, identity]}"))
+
+
+def test_rules_are_chosen_by_globs_and_switched_off():
+    named = set(fuse("*-chain", "pad").described_rules())
+    assert {"pad", "slice-chain", "squeeze-chain"} <= named
+    assert "pad-conv" not in named
+    assert set(Fuse(without=("identity",)).described_rules()) == set(rules()) - {"identity"}
+    assert not set(Fuse(rules=("*-chain",), without=("slice-*",)).described_rules()) & {"slice-chain", "identity"}
+    model = from_text(CHAIN)
+    held(model, Fuse(without=("identity", "dead-code")), {"x": seeded(2, 4)}, error=0)
+    assert ops(model) == ["Identity", "Exp", "Identity"]
+
+
+def test_a_rule_that_is_not_there_can_not_be_switched_off():
+    with pytest.raises(OptionError, match=r"without names no rule 'transposes'. Did you mean 'transpose'\?"):
+        parse("fuse{without=[transposes]}")
+
+
+@pytest.mark.parametrize("name", rules())
+def test_a_rule_tells_shapes_formula_error_refusals_and_source(name: str):
+    told = sections(rules()[name])
+    assert list(told) == ["summary", "shapes", "formula", "error", "declines", "source"]
+    assert told["summary"].endswith(".")
+    assert all(len(text) > 1 for text in told.values())
 
 
 def test_a_deep_chain_ends_quickly():
