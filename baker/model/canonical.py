@@ -13,6 +13,7 @@ import onnx_ir as ir
 from baker.errors import ModelError
 from baker.model.graph import graphs, is_op, standard_domain, subgraphs
 from baker.model.marks import DECLARED, INVENTED, RENAMED, Declaration, Renaming, quoted
+from baker.model.tensors import from_proto
 
 _INITIALIZERS_ARE_INPUTS_BELOW = 4  # IR version
 
@@ -113,7 +114,7 @@ def _lift_constants(graph: ir.Graph) -> None:
 def _constant_tensor(node: ir.Node) -> ir.TensorProtocol | None:
     """Returns the tensor of a Constant node, None where it refers to a function parameter or is unused.
 
-    Integers become typed data, which is smaller in a file than raw bytes would be.
+    Integers become typed data where that is smaller in a file than raw bytes.
 
     Raises:
         ModelError: the node has no value, or more than one.
@@ -130,7 +131,7 @@ def _constant_tensor(node: ir.Node) -> ir.TensorProtocol | None:
         case ("value_int", kind.INT) | ("value_ints", kind.INTS):
             integers = onnx.TensorProto(data_type=onnx.TensorProto.INT64, dims=np.shape(attribute.value))
             integers.int64_data.extend(np.atleast_1d(attribute.value).tolist())
-            return ir.serde.TensorProtoTensor(integers)
+            return from_proto(integers, f"Constant {quoted(node.outputs[0].name)}")
         case ("value_float", kind.FLOAT) | ("value_floats", kind.FLOATS):
             array = np.asarray(attribute.value, np.float32)
             array.flags.writeable = False

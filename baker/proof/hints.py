@@ -62,9 +62,11 @@ def hint_for(value: ir.Value) -> InputHint:
             below.append(table)
         elif is_op(node, "Equal"):
             other = constant_value(node.inputs[1 - index])
-            if other is not None and other.size > 8:  # a one-hot encoding, written out
+            if other is None or other.dtype.kind not in "fiub":  # strings, and types that numpy lacks
+                continue
+            if other.size > 8:  # a one-hot encoding, written out
                 below.append(int(other.max()) + 1)
-            elif other is not None:
+            else:
                 compared += [float(item) for item in other.ravel()]
     return InputHint(min(below, default=None), tuple(dict.fromkeys(compared)), lowest)
 
