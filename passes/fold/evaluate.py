@@ -112,7 +112,7 @@ class _Call:
         """Shapes and types of the outputs, by ONNX shape inference; by running where that can't tell."""
         model = self._model(_INLINE)
         try:
-            inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+            inferred = _inferred(model)
         except onnx.shape_inference.InferenceError as error:
             raise EvaluationError(_one_line(error)) from error
         specs = [_spec(value) for value in inferred.graph.output]
@@ -140,7 +140,7 @@ class _Call:
         if self.node.op_type in ("Div", "Mod") and feed["i1"].dtype.kind in "iu" and not np.all(feed["i1"]):
             raise EvaluationError("it divides an integer by zero")
         feed = {name: array for name, array in feed.items() if array.nbytes > _INLINE}
-        model = onnx.shape_inference.infer_shapes(self._model(_INLINE), data_prop=True)
+        model = _inferred(self._model(_INLINE))
         names = [value.name for value in model.graph.output]
         try:
             found = run(session(model, optimize=False, threads=1), feed, names)
@@ -169,6 +169,18 @@ class _Call:
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in proto.output if name)
         imports = [onnx.helper.make_opsetid("", self.opset)]
         return onnx.helper.make_model(graph, opset_imports=imports, ir_version=min(10, onnx.IR_VERSION))
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Shapes by the contents of small vectors, too, where those do not overflow: int64 wraps, inference refuses that.
+
+    Raises:
+        onnx.shape_inference.InferenceError: the node can't be right.
+    """
+    try:
+        return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError:
+        return onnx.shape_inference.infer_shapes(model, strict_mode=True)
 
 
 def _spec(value: onnx.ValueInfoProto) -> tuple[tuple[int, ...] | None, np.dtype[Any] | None]:

@@ -6,6 +6,7 @@ from collections import ChainMap
 from collections.abc import Hashable, Iterator, MutableMapping
 from typing import Any, TypeAlias
 
+import numpy as np
 import onnx_ir as ir
 
 from baker.model.graph import can_replace, label, remove_if_dead, replace_value, standard_domain, subgraphs
@@ -92,7 +93,11 @@ def _comparable(attribute: ir.Attr) -> Hashable:
         return ("reference", attribute.ref_attr_name)
     value: Any = attribute.value
     if attribute.type == ir.AttributeType.TENSOR:
+        if value.dtype == ir.DataType.STRING:
+            return (value.dtype, tuple(value.shape), tuple(value.string_data())) if value.size <= _SMALL else None
         return None if value.nbytes > _SMALL else (value.dtype, tuple(value.shape), value.tobytes())
+    if attribute.type in (ir.AttributeType.FLOAT, ir.AttributeType.FLOATS):
+        return np.asarray(value, np.float64).tobytes()  # bits: 0 and -0 are not the same, and NaN is
     if isinstance(value, (list, tuple)):
-        return tuple(value) if all(isinstance(item, (int, float, str, bytes)) for item in value) else None
-    return value if isinstance(value, (int, float, str, bytes)) else None
+        return tuple(value) if all(isinstance(item, (int, str, bytes)) for item in value) else None
+    return value if isinstance(value, (int, str, bytes)) else None
