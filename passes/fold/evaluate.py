@@ -137,8 +137,8 @@ class _Call:
         from baker.runtime.session import run, session  # ONNX Runtime loads only when something is evaluated
 
         feed = {f"i{i}": k.array for i, k in enumerate(self.inputs) if k is not None}
-        if self.node.op_type in ("Div", "Mod") and feed["i1"].dtype.kind in "iu" and not np.all(feed["i1"]):
-            raise EvaluationError("it divides an integer by zero")
+        if self.node.op_type in ("Div", "Mod") and (trap := _traps(feed["i0"], feed["i1"])):
+            raise EvaluationError(trap)
         feed = {name: array for name, array in feed.items() if array.nbytes > _INLINE}
         model = _inferred(self._model(_INLINE))
         names = [value.name for value in model.graph.output]
@@ -169,6 +169,17 @@ class _Call:
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in proto.output if name)
         imports = [onnx.helper.make_opsetid("", self.opset)]
         return onnx.helper.make_model(graph, opset_imports=imports, ir_version=min(10, onnx.IR_VERSION))
+
+
+def _traps(dividend: Array, divisor: Array) -> str | None:
+    """Why dividing integers would end the process (a hardware exception, SIGFPE), or None."""
+    if divisor.dtype.kind not in "iu":
+        return None
+    if not np.all(divisor):
+        return "it divides an integer by zero"
+    if divisor.dtype.kind == "i" and np.any(divisor == -1) and np.any(dividend == np.iinfo(dividend.dtype).min):
+        return "it divides the least integer by -1, which overflows"
+    return None
 
 
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
