@@ -70,7 +70,7 @@ class Fuse(Pass):
         room = int(_ROOM * model_bytes(model))
         changes: list[Change] = []
         while True:
-            declined = _to_fixpoint(model, chosen, room, context, changes)
+            declined = _to_fixpoint(model, chosen, Facts(_opset(model), room, self.opset), context, changes)
             newer, refused = _newer(model, chosen, room, self.opset)
             if newer is None or not context.admits("raise-opset", str(newer)):
                 return PassResult(model, changes, [*declined, *refused])
@@ -81,12 +81,11 @@ class Fuse(Pass):
 def _to_fixpoint(
     model: ir.Model,
     chosen: Sequence[type[FuseRule] | type[GraphRule]],
-    room: int,
+    facts: Facts,
     context: PassContext,
     changes: list[Change],
 ) -> list[Declined]:
     """Runs the rules that the model's opset allows until none applies any more; returns what they declined last."""
-    facts = Facts(_opset(model), room)
     local = [rule(facts) for rule in chosen if issubclass(rule, FuseRule) and rule.since <= facts.opset]
     whole = [rule() for rule in chosen if issubclass(rule, GraphRule)]
     for _ in range(_MAX_ROUNDS):
@@ -106,7 +105,11 @@ def _newer(
 ) -> tuple[int | None, list[Declined]]:
     """The opset to which the model has to be raised for rules that apply but for it; else why they can't."""
     opset = _opset(model)
-    newer = [rule(Facts(rule.since, room)) for rule in chosen if issubclass(rule, FuseRule) and rule.since > opset]
+    newer = [
+        rule(Facts(rule.since, room, rule.since))
+        for rule in chosen
+        if issubclass(rule, FuseRule) and rule.since > opset
+    ]
     needed: list[int] = []
     refused: list[Declined] = []
     for rule, node in applicable(model, newer):

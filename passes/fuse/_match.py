@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
@@ -34,24 +34,26 @@ class Found:
     Attributes:
         values: what each `Any` stands for, by its name.
         numbers: what each `Number` is, by its name.
+        constants: the values that those numbers come from.
         nodes: the nodes that make the value, the last one first; none of those before an `Any`.
     """
 
     values: Mapping[str, ir.Value] = field(default_factory=dict)
     numbers: Mapping[str, float] = field(default_factory=dict)
+    constants: tuple[ir.Value, ...] = ()
     nodes: tuple[ir.Node, ...] = ()
 
     def value(self, name: str, value: ir.Value) -> Found:
         """Adds a value."""
-        return Found({**self.values, name: value}, self.numbers, self.nodes)
+        return replace(self, values={**self.values, name: value})
 
-    def number(self, name: str, number: float) -> Found:
-        """Adds a number."""
-        return Found(self.values, {**self.numbers, name: number}, self.nodes)
+    def number(self, name: str, number: float, *constants: ir.Value) -> Found:
+        """Adds a number, and the constant that it comes from."""
+        return replace(self, numbers={**self.numbers, name: number}, constants=(*self.constants, *constants))
 
     def node(self, node: ir.Node) -> Found:
         """Adds a node, unless it is there."""
-        return self if node in self.nodes else Found(self.values, self.numbers, (*self.nodes, node))
+        return self if node in self.nodes else replace(self, nodes=(*self.nodes, node))
 
 
 class Pattern:
@@ -86,7 +88,7 @@ class Number(Pattern):
     def _find(self, value: ir.Value, found: Found) -> Iterator[Found]:
         number = scalar(value)
         if number is not None and found.numbers.get(self.name, number) == number:
-            yield found.number(self.name, number)
+            yield found.number(self.name, number, value)
 
 
 class Op(Pattern):
@@ -136,11 +138,12 @@ class Product(Pattern):
                 yield from _all((Product(*left), Product(*right)), node.inputs, found.node(node))
 
     def _divided(self, node: ir.Node, found: Found) -> Iterator[Found]:
-        divisor = scalar(node.inputs[1])
-        for factor in self.factors if divisor else ():
-            if isinstance(factor, Number) and divisor:
+        constant = node.inputs[1]
+        divisor = scalar(constant)
+        for factor in self.factors:
+            if isinstance(factor, Number) and divisor and constant is not None:
                 rest = Product(*(other for other in self.factors if other is not factor))
-                yield from rest.find(node.inputs[0], found.number(factor.name, 1 / divisor))
+                yield from rest.find(node.inputs[0], found.number(factor.name, 1 / divisor, constant))
 
 
 class Power(Pattern):
@@ -181,6 +184,22 @@ def fault(found: Found) -> str | None:
                 return f"'{value.name}', a value in between, is an output of the graph"
             if any(reader not in found.nodes for reader, _ in value.uses()):
                 return f"the output of {label(node)} is read elsewhere"
+    return None
+
+
+def adds_dims(found: Found, source: ir.Value) -> str | None:
+    """Why a number may give the result more dims than the source has: it is a tensor of more dims; or None."""
+    rank = 0 if source.shape is None else len(source.shape)
+    if all(constant.shape is not None and len(constant.shape) <= rank for constant in found.constants):
+        return None
+    return "a constant may add a dim"
+
+
+def unlike(found: Found, wanted: Mapping[str, float], relative: float) -> str | None:
+    """Why the numbers found aren't those wanted, or None; wanted numbers that were not found don't count."""
+    for name, number in found.numbers.items():
+        if name in wanted and not is_near(number, wanted[name], relative):
+            return f"{name} is {number:g}, not {wanted[name]:g}"
     return None
 
 

@@ -41,10 +41,12 @@ class Facts:
     Attributes:
         opset: the lowest version of the standard operator set among the model and its functions.
         room: bytes by which one rewrite may make the file grow.
+        accepted: the opset that ``fuse{opset=N}`` asked for, 0 where it asked for none.
     """
 
     opset: int
     room: int
+    accepted: int = 0
 
 
 class FuseRule(Rewrite):
