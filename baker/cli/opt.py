@@ -109,9 +109,11 @@ def run(request: Request, model: Path, registry: Registry) -> None:
     pipeline = parse(request.pipeline, registry)
     _check_print_after(request, pipeline)
     paths = request.paths(model)
+    from baker.model.pages import spill_into
     from baker.pipeline import bake  # brings ONNX Runtime, which a misspelt pass should not wait for
     from baker.pipeline.trace import Trace
 
+    spill_into(paths.out.parent)
     with progress(not request.quiet) as show:
         rewrites, trace = request.rewrites(), Trace()
         click.get_current_context().meta[TRACE] = trace

@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from baker.errors import ModelError, ResourceError, SecurityError
 from baker.model.marks import quoted
+from baker.model.pages import mapped
 from baker.model.tensors import from_bytes, tensor_nbytes
 
 _NUMBER = re.compile(r"[0-9]{1,19}")
@@ -140,7 +141,7 @@ def _map_file(folder: Path, parts: tuple[str, ...], where: str) -> mmap.mmap | b
         opened.append(os.open(parts[-1], flags, dir_fd=opened[-1]))
         found = os.fstat(opened[-1])
         _refuse_special(found, shown, where)
-        return mmap.mmap(opened[-1], 0, access=mmap.ACCESS_READ) if found.st_size else b""
+        return mapped(opened[-1]) if found.st_size else b""
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
             raise SecurityError(

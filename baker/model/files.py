@@ -120,6 +120,28 @@ def _temporary(folder: Path, stem: str) -> Iterator[tuple[BinaryIO, Path]]:
         TEMPORARIES.discard(temporary)
 
 
+def nameless_file(folder: Path) -> int:
+    """Opens a new file for reading and writing that no folder lists: it is gone when it is closed, even by a kill.
+
+    Returns:
+        A descriptor, which is the caller's to close.
+
+    Raises:
+        OSError: the folder is missing, full, or can't be written to.
+    """
+    if hasattr(os, "O_TMPFILE"):
+        with contextlib.suppress(OSError):  # not every file system can do that
+            return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    temporary = folder / f".weights.{secrets.token_hex(6)}.tmp"
+    TEMPORARIES.add(temporary)
+    try:
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.unlink(temporary)
+        return descriptor
+    finally:
+        TEMPORARIES.discard(temporary)
+
+
 def _finish(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from baker.model.marks import DECLARED, INVENTED, RENAMED
+from baker.model.pages import kept
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 """A numpy array of any shape and type (also ml_dtypes' bfloat16, int4, int2)."""
@@ -215,6 +216,7 @@ def set_initializer(graph: ir.Graph, hint: str, array: Array | ir.TensorProtocol
 def _tensor(array: Array | ir.TensorProtocol, name: str) -> ir.TensorProtocol:
     """`ir.tensor`, without its test against a protocol class for plain arrays: that takes longer than all the rest."""
     if isinstance(array, np.ndarray) and array.dtype.kind in "fiub":
+        array = kept(array)
         return ir.Tensor(array, dtype=ir.DataType.from_numpy(array.dtype), name=name)
     return ir.tensor(array, name=name)
 

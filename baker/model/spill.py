@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from baker.model.encode import model_proto, saved_names
 from baker.model.files import publish, temporary_file
+from baker.model.pages import pieces
 from baker.model.tensors import header_proto, payload, to_proto
 from baker.model.wire import Encoded, is_streamable
 
@@ -47,8 +48,9 @@ class _DataFile:
         return to_proto(tensor, tensor.name or "")
 
     def _write(self, data: bytes | memoryview) -> None:
-        self.file.write(data)
-        self.digest.update(data)
+        for piece in pieces(data):
+            self.file.write(piece)
+            self.digest.update(piece)
         self.size += len(data)
 
 

@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from baker.model.encode import model_proto, saved_names
+from baker.model.pages import pieces
 from baker.model.tensors import header_proto, payload, to_proto
 
 Chunk: TypeAlias = bytes | memoryview
@@ -114,7 +115,7 @@ def _initializer(proto: onnx.TensorProto, weight: ir.TensorProtocol | None) -> I
     yield before.SerializeToString(deterministic=True) + _tag(_RAW_DATA) + _varint(weight.nbytes)
     data = payload(weight)
     assert len(data) == weight.nbytes, f"tensor {weight.name!r} has {len(data)} bytes, its shape says {weight.nbytes}"
-    yield data
+    yield from pieces(data)
     yield after.SerializeToString(deterministic=True)
 
 

@@ -10,13 +10,15 @@ Everything is computed in float64 and rounded once to the weight's own type.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from baker.model.graph import Array, attribute, constant_value, is_constant, is_op, overridable, shape_of
-from baker.passes.fuse._rule import FLOATS, growth, renew
+from baker.model.pages import PIECE, release, rows_of, stored
+from baker.passes.fuse._rule import FLOATS, finite_in, growth, renew
 
 CONVS = ("Conv", "ConvTranspose")
 LINEAR = (*CONVS, "Gemm", "MatMul")
@@ -103,20 +105,77 @@ def per_channel(array: Array, size: int, axis: int, rank: int | None) -> Array |
     return array.reshape(size).astype(np.float64)
 
 
-def new_weight(node: ir.Node, scale: Array) -> Array:
-    """The weight with every output channel scaled, float64."""
-    weight = read(node.inputs[1]).astype(np.float64)
-    if scale.ndim == 0:
-        return weight * scale
-    if is_op(node, "Conv"):
-        return weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
-    if is_op(node, "ConvTranspose"):
+def new_weight(node: ir.Node, scale: Array) -> Array | None:
+    """The weight with every output channel scaled in float64, rounded to its type; None when a number does not fit."""
+    weight = read(node.inputs[1])
+    if is_op(node, "ConvTranspose") and scale.ndim:
         group = int(attribute(node, "group", 1))
         by_group = weight.reshape(group, weight.shape[0] // group, *weight.shape[1:])
         factor = scale.reshape(group, 1, weight.shape[1], *[1] * (weight.ndim - 2))
-        scaled: Array = (by_group * factor).reshape(weight.shape)
-        return scaled
-    return weight * (scale[:, None] if is_op(node, "Gemm") and attribute(node, "transB", 0) else scale[None, :])
+        return scaled(by_group, factor, weight.shape)
+    if is_op(node, "Conv"):
+        return scaled(weight, scale.reshape(-1, *[1] * (weight.ndim - 1)))
+    return scaled(weight, scale.reshape(-1, 1) if is_op(node, "Gemm") and attribute(node, "transB", 0) else scale)
+
+
+def scaled(weight: Array, factor: Array, shape: tuple[int, ...] | None = None) -> Array | None:
+    """The product in float64, rounded to the weight's type; None when a number does not fit. Both stay where they are.
+
+    A large weight is worked off bit by bit, so that float64 takes no memory that the weight does not.
+
+    Args:
+        factor: float64, broadcasts to the weight.
+        shape: of the result, if not the weight's.
+    """
+
+    def parts() -> Iterator[Array]:
+        wide = np.broadcast_to(factor, weight.shape)
+        for index in _blocks(weight):
+            rounded = finite_in(weight[index].astype(np.float64) * wide[index], weight.dtype)
+            if rounded is None:
+                raise _DoesNotFit
+            yield rounded
+
+    try:
+        product = stored(weight.shape, weight.dtype, parts())
+    except _DoesNotFit:
+        return None
+    return product if shape is None else product.reshape(shape)
+
+
+def sums(weight: Array, factor: Array, axes: Sequence[int]) -> Array:
+    """The sum of the float64 product over some axes, worked off as by `scaled`.
+
+    Args:
+        factor: float64, broadcasts to the weight.
+    """
+    keep = [axis for axis in range(weight.ndim) if axis not in axes]
+    total = np.zeros([weight.shape[axis] for axis in keep])
+    wide = np.broadcast_to(factor, weight.shape)
+    for index in _blocks(weight):
+        whole = (*index, *[slice(None)] * (weight.ndim - len(index)))
+        part = (weight[whole].astype(np.float64) * wide[whole]).sum(axis=tuple(axes))
+        total[tuple(whole[axis] for axis in keep)] += part
+        release()
+    return total
+
+
+class _DoesNotFit(Exception):
+    """Ends an attempt to scale a weight."""
+
+
+def _blocks(weight: Array) -> Iterator[tuple[slice, ...]]:
+    """Cuts a weight into blocks that lie one behind the other: of rows or, where one row is large, inside of each."""
+    if weight.nbytes <= PIECE:
+        yield ()
+        return
+    if weight.ndim == 1 or weight[0].nbytes <= PIECE:
+        for rows in rows_of(weight.shape, weight.itemsize):
+            yield (rows,)
+        return
+    for row in range(len(weight)):
+        for index in _blocks(weight[row]):
+            yield (slice(row, row + 1), *index)
 
 
 def new_bias(node: ir.Node, affine: Affine) -> Array | None:
@@ -144,11 +203,11 @@ def file_growth(node: ir.Node, affine: Affine, others: list[tuple[ir.Value | Non
 
 
 def absorb(node: ir.Node, weight: Array | None, bias: Array | None) -> None:
-    """Gives a linear node a new weight and bias, rounded to the type that the weight has; None leaves one as it is."""
+    """Gives a linear node a new weight, of its type, and a new bias, to be rounded to it; None leaves one as it is."""
     dtype = read(node.inputs[1]).dtype
     hint = node.inputs[1].name if node.inputs[1] is not None else node.op_type
     if weight is not None:
-        renew(node, 1, weight.astype(dtype), "weight")
+        renew(node, 1, weight, "weight")
     if bias is not None:
         renew(node, 2, bias.astype(dtype), f"{hint}_bias")
         if is_op(node, "Gemm"):

@@ -6,18 +6,20 @@ import numpy as np
 import onnx_ir as ir
 
 from baker.model.graph import Array, attribute, is_op, label, remove_if_dead, shape_of
+from baker.model.pages import release, rows_of
 from baker.passes.fuse._elementwise import AFFINE, step_of
 from baker.passes.fuse._linear import (
     CONVS,
     LINEAR,
     UNCHANGED,
-    Affine,
     absorb,
     fault,
     file_growth,
     new_bias,
     per_channel,
     read,
+    scaled,
+    sums,
 )
 from baker.passes.fuse._rule import SMALL_COPY, FuseRule, apart, finite_in
 from baker.pipeline.pass_base import Change
@@ -70,12 +72,17 @@ class AffineLinear(FuseRule):
             return "the weight takes a few values only, ternary or quantized ones, and would no longer"
         if np.any(affine.shift != 0) and (is_op(linear, "MatMul") or new_bias(linear, UNCHANGED) is None):
             return f"{linear.op_type} has no bias of one row"
-        match.weight, match.bias = _results(linear, affine)
-        dtype = read(linear.inputs[1]).dtype
-        if any(array is not None and finite_in(array, dtype) is None for array in (match.weight, match.bias)):
-            return f"a weight or bias does not fit {dtype}"
         more = file_growth(linear, affine, [(step.constant, step.node)])
-        return f"the file would grow by {more} bytes" if more > max(self.facts.room, SMALL_COPY) else None
+        if more > max(self.facts.room, SMALL_COPY):
+            return f"the file would grow by {more} bytes"
+        dtype = read(linear.inputs[1]).dtype
+        match.weight = _scaled(linear, affine.scale) if affine.scales else None
+        match.bias = _shifted_bias(linear, affine.shift) if np.any(affine.shift != 0) else None
+        if (affine.scales and match.weight is None) or (
+            match.bias is not None and finite_in(match.bias, dtype) is None
+        ):
+            return f"a weight or bias does not fit {dtype}"
+        return None
 
     def apply(self, match: Match) -> Change:
         """Folds the step into weight and bias."""
@@ -118,10 +125,20 @@ def _on_a_grid(linear: ir.Node) -> bool:
     A scale per output channel or for all keeps such a weight ternary, or int8; one per input channel does not.
     """
     weight = read(linear.inputs[1])
-    by_output = is_op(linear, "Conv") or (is_op(linear, "Gemm") and attribute(linear, "transB", 0))
-    rows = weight if by_output else np.moveaxis(weight, 1, 0)
-    sample = rows[:: max(1, len(rows) // 8)].reshape(-1, rows[0].size)
+    if is_op(linear, "Conv") or (is_op(linear, "Gemm") and attribute(linear, "transB", 0)):
+        sample = weight[:: max(1, len(weight) // 8)].reshape(-1, weight[0].size)
+    else:
+        sample = _columns(weight, slice(None, None, max(1, weight.shape[1] // 8)))
     return all(4 * len(np.unique(np.abs(row))) <= row.size for row in sample)
+
+
+def _columns(weight: Array, columns: slice) -> Array:
+    """Some of the channels on axis 1, flat; looking for them all over a large weight must not keep it in memory."""
+    found = []
+    for rows in rows_of(weight.shape, weight.itemsize):
+        found.append(np.moveaxis(weight[rows, columns], 1, 0).reshape(len(range(weight.shape[1])[columns]), -1))
+        release()
+    return np.concatenate(found, axis=1)
 
 
 def _pads(linear: ir.Node) -> bool:
@@ -133,34 +150,35 @@ def _pads(linear: ir.Node) -> bool:
     return attribute(linear, "auto_pad", "NOTSET") not in ("NOTSET", "VALID") or any(attribute(linear, "pads", ()))
 
 
-def _results(linear: ir.Node, affine: Affine) -> tuple[Array | None, Array | None]:
-    """The new weight and bias in float64; None for one that stays as it is."""
-    weight = _scaled(linear, affine.scale) if affine.scales else None
-    return weight, _shifted_bias(linear, affine.shift) if np.any(affine.shift != 0) else None
+def _scaled(linear: ir.Node, factor: Array) -> Array | None:
+    """The weight with every input channel scaled, as `scaled` gives it."""
+    weight = read(linear.inputs[1])
+    by_group, wide = _by_input(linear, weight, factor)
+    return scaled(by_group, wide, weight.shape)
 
 
-def _scaled(linear: ir.Node, factor: Array) -> Array:
-    """The weight with every input channel scaled, float64."""
-    weight = read(linear.inputs[1]).astype(np.float64)
+def _by_input(linear: ir.Node, weight: Array, factor: Array) -> tuple[Array, Array]:
+    """The weight, and a number for each input channel so that it broadcasts to it; a Conv's split into its groups."""
     if factor.ndim == 0:
-        return weight * factor
+        return weight, factor
     spatial = [1] * (weight.ndim - 2)
     if is_op(linear, "Conv"):
         group = int(attribute(linear, "group", 1))
         by_group = weight.reshape(group, weight.shape[0] // group, *weight.shape[1:])
-        scaled: Array = (by_group * factor.reshape(group, 1, weight.shape[1], *spatial)).reshape(weight.shape)
-        return scaled
+        return by_group, factor.reshape(group, 1, weight.shape[1], *spatial)
     transposed = is_op(linear, "Gemm") and attribute(linear, "transB", 0)
-    return weight * (factor.reshape(1, -1) if transposed else factor.reshape(-1, 1, *spatial))
+    return weight, factor.reshape(1, -1) if transposed else factor.reshape(-1, 1, *spatial)
 
 
 def _shifted_bias(linear: ir.Node, shift: Array) -> Array:
     """The bias (output channels,) that a shift of the input makes, float64."""
-    shifted = _scaled(linear, shift)
+    weight, wide = _by_input(linear, read(linear.inputs[1]), shift)
     if is_op(linear, "Conv"):
-        added = shifted.reshape(shifted.shape[0], -1).sum(axis=1)
+        added = sums(weight, wide, range(2 if weight.ndim > read(linear.inputs[1]).ndim else 1, weight.ndim)).reshape(
+            -1
+        )
     else:
-        added = shifted.sum(axis=1 if is_op(linear, "Gemm") and attribute(linear, "transB", 0) else 0)
+        added = sums(weight, wide, [1 if is_op(linear, "Gemm") and attribute(linear, "transB", 0) else 0])
         added = added * float(attribute(linear, "alpha", 1.0))
     old = new_bias(linear, UNCHANGED)
     bias: Array = added if old is None else added + old

@@ -45,10 +45,10 @@ class ConvBatchNorm(FuseRule):
         match.affine = affine_of(norm)
         if match.affine.scale.shape != (channels(conv),):
             return f"{match.affine.scale.size} parameters for {channels(conv)} channels"
-        return refusal(conv, match.affine, [(value, norm) for value in norm.inputs[1:5]], self.facts.room)
+        return refusal(match, conv, match.affine, [(value, norm) for value in norm.inputs[1:5]], self.facts.room)
 
     def apply(self, match: Match) -> Change:
         """Folds scale and shift into weight and bias."""
         name = label(match.norm)
-        absorbed(match.conv, match.affine, match.norm)
+        absorbed(match, match.conv, match.affine, match.norm)
         return Change(self.name, name, f"folded into {match.conv.op_type} '{label(match.conv)}'")

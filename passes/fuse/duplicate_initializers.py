@@ -9,12 +9,18 @@ from collections.abc import Hashable, Iterator
 import onnx_ir as ir
 
 from baker.model.graph import subgraphs
+from baker.model.pages import pieces
+from baker.model.tensors import payload
 from baker.passes.fuse._rule import GraphRule
 from baker.pipeline.pass_base import Change, PassContext
 
 
 class DuplicateInitializers(GraphRule):
     """Let initializers of the same type, shape and bits be one; the first, or the outermost, stays.
+
+    Shapes: any.
+
+        a = [1, 2], b = [1, 2]: f(a), g(b)  ->  f(a), g(a)
 
     Error: 0.
     Declines: initializers that are graph inputs or outputs; strings; a tensor whose size no other has is never read.
@@ -63,6 +69,10 @@ def _key(value: ir.Value) -> Hashable:
     tensor = value.const_value
     if tensor is None or tensor.dtype == ir.DataType.STRING:
         return None
-    data = tensor.tobytes()
-    digest = data if len(data) <= 64 else hashlib.sha256(data).digest()
-    return tensor.dtype, tuple(tensor.shape), digest
+    data = payload(tensor)
+    if len(data) <= 64:
+        return tensor.dtype, tuple(tensor.shape), bytes(data)
+    digest = hashlib.sha256()
+    for piece in pieces(data):
+        digest.update(piece)
+    return tensor.dtype, tuple(tensor.shape), digest.digest()

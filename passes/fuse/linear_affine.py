@@ -50,10 +50,10 @@ class LinearAffine(FuseRule):
         match.affine = step.affine(lambda array: per_channel(array, channels(linear), axis, rank))
         if match.affine is None:
             return "the constant is not one number or one per output channel, or divides"
-        return refusal(linear, match.affine, [(step.constant, step.node)], self.facts.room)
+        return refusal(match, linear, match.affine, [(step.constant, step.node)], self.facts.room)
 
     def apply(self, match: Match) -> Change:
         """Folds the step into weight and bias."""
         name, op_type = label(match.step.node), match.step.node.op_type
-        absorbed(match.linear, match.affine, match.step.node)
+        absorbed(match, match.linear, match.affine, match.step.node)
         return Change(self.name, name, f"{op_type} folded into {match.linear.op_type} '{label(match.linear)}'")

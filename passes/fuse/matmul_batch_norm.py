@@ -48,12 +48,12 @@ class MatmulBatchNorm(FuseRule):
         if match.affine.scale.shape != (channels(linear),):
             return f"{match.affine.scale.size} parameters for {channels(linear)} channels"
         scaled = match.affine if is_op(linear, "Gemm") else Affine(match.affine.scale, match.affine.shift * 0)
-        return refusal(linear, scaled, [(value, norm) for value in norm.inputs[1:5]], self.facts.room)
+        return refusal(match, linear, scaled, [(value, norm) for value in norm.inputs[1:5]], self.facts.room)
 
     def apply(self, match: Match) -> Change:
         """Folds scale and shift into B and C."""
         name, linear = label(match.norm), match.linear
         if is_op(linear, "MatMul"):
             linear = substitute(linear, "Gemm", list(linear.inputs))
-        absorbed(linear, match.affine, match.norm)
+        absorbed(match, linear, match.affine, match.norm)
         return Change(self.name, name, f"folded into Gemm '{label(linear)}'")
