@@ -28,6 +28,7 @@ class Cleanup(Pass):
 
     name = "cleanup"
     fidelity = Fidelity.EXACT
+    settles = True
 
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """Removes everything that is dead."""

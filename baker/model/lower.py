@@ -17,7 +17,7 @@ from baker.model.canonical import canonicalize
 from baker.model.graph import count_nodes, graphs, label
 from baker.model.limits import check_constants
 from baker.model.marks import NOTES, SOURCE, SOURCE_FILES, SourceFacts, quoted, source_of
-from baker.model.shapes import infer_shapes
+from baker.model.shapes import ensure_shapes
 from baker.model.sources import Opened, label_of, open_source
 from baker.model.wire import encode
 
@@ -52,7 +52,7 @@ def lower(source: Any, *, name: str | None = None) -> ir.Model:
         nbytes = _source_bytes(opened)
         notes = canonicalize(model)
         check_constants(model)
-        notes += infer_shapes(model)
+        notes += ensure_shapes(model)
         model.graph.meta[SOURCE] = SourceFacts(opened.path, opened.sha256 or _hash(model), nodes, nbytes)
         model.graph.meta[SOURCE_FILES] = _files(opened)
         model.meta[NOTES] = notes

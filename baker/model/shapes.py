@@ -19,6 +19,8 @@ KEPT_BYTES = 4096
 MAX_PROPAGATED = 65_536
 """Elements of an integer vector up to which its contents are followed through the graph."""
 
+_INFERRED = "baker.inferred"  # graph.meta: nothing has changed since shapes were inferred
+
 _INTEGERS = (ir.DataType.INT64, ir.DataType.INT32)
 
 
@@ -47,6 +49,26 @@ def infer_shapes(model: ir.Model) -> list[str]:
     if inferred is not None:
         _apply(model, inferred)
     return notes
+
+
+def ensure_shapes(model: ir.Model) -> list[str]:
+    """`infer_shapes`, unless nothing has changed since that was done last; see `forget_inference`."""
+    if model.graph.meta.get(_INFERRED):
+        return []
+    notes = infer_shapes(model)
+    model.graph.meta[_INFERRED] = True
+    return notes
+
+
+def forget_inference(model: ir.Model) -> None:
+    """Notes that the model has changed in ways that `ensure_shapes` has to look at."""
+    model.graph.meta.pop(_INFERRED, None)
+
+
+def complete_shapes(model: ir.Model) -> None:
+    """`infer_shapes` after a change that set the types of what it made: where all are known, nothing can be added."""
+    if not _is_complete(model):
+        infer_shapes(model)
 
 
 @dataclass(frozen=True)
@@ -141,7 +163,9 @@ def _is_complete(model: ir.Model) -> bool:
     outputs = set(model.graph.outputs)
     inner = (value for node in model.graph.all_nodes() for value in node.outputs if value.name and value not in outputs)
     return all(
-        value.shape is not None and all(isinstance(dim, int) or dim in symbols for dim in value.shape)
+        value.shape is not None
+        and value.type is not None
+        and all(isinstance(dim, int) or dim in symbols for dim in value.shape)
         for value in inner
     )
 

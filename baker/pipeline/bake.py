@@ -23,7 +23,7 @@ from baker.pipeline.report import BudgetRecord, Report, Requires, Verification
 from baker.pipeline.text import PassItem, Pipeline
 from baker.pipeline.trace import Trace
 from baker.proof.budget import DEFAULT_METRIC_BUDGET, Budget, Metric, load_metric
-from baker.proof.feeds import Feeds, load_feeds
+from baker.proof.feeds import Feeds, load_feeds, no_feeds
 from baker.proof.numerics import Fidelity
 from baker.proof.verifier import Verdict, Verifier
 from baker.runtime import supervise
@@ -149,13 +149,12 @@ def run(
     if metric is None:
         _check_own_budgets(manager.pipeline)
     reference = lower(source)
-    supervise.stage("looking for inputs that the model runs on")
     facts = source_facts(reference)
-    feeds = feeds or load_feeds(
-        settings.calib, reference, seed=settings.seed, model_path=facts.path, custom_ops=settings.custom_ops
-    )
+    judging = bool(settings.verify or settings.bisect or budget or metric)
+    feeds = feeds or _feeds(reference, facts, settings, judging=judging)
     if settings.trace is not None:
-        settings.trace.reference, settings.trace.feeds = reference, feeds
+        settings.trace.reference = reference
+        settings.trace.feeds = feeds if judging or settings.calib is not None else None
     verifier = _verifier(reference, feeds, budget, metric, settings)
     context = PassContext(
         reference=reference,
@@ -172,6 +171,16 @@ def run(
     model, report = manager.run(reference, context, start=start)
     _complete(report, model, facts, feeds, verifier, budget, settings)
     return model, report
+
+
+def _feeds(reference: ir.Model, facts: SourceFacts, settings: Settings, *, judging: bool) -> Feeds:
+    """The inputs that passes learn from and verdicts are reached on; none where nobody asks for any."""
+    if settings.calib is None and not judging:
+        return no_feeds(reference, seed=settings.seed)
+    supervise.stage("looking for inputs that the model runs on")
+    return load_feeds(
+        settings.calib, reference, seed=settings.seed, model_path=facts.path, custom_ops=settings.custom_ops
+    )
 
 
 def _manager(pipeline: str | Sequence[Any], settings: Settings) -> PassManager:

@@ -5,31 +5,55 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import CheckerPass
+from onnx.checker import check_model
 
 from baker.model.graph import graphs
+from baker.model.wire import Encoded, encode
 from baker.proof.interface import compare_interfaces
 
 
 def structural_fault(before: ir.Model, after: ir.Model) -> str | None:
     """Returns why ``after`` is no valid replacement for ``before``, or None: the interface, then ONNX's checker."""
+    return inspected(before, after)[0]
+
+
+def inspected(before: ir.Model, after: ir.Model) -> tuple[str | None, int | None]:
+    """What `structural_fault` says, and how many bytes `baker.save` would write, where that was found out."""
     difference = compare_interfaces(before, after)
     if difference is not None:
-        return f"interface changed: {difference}"
+        return f"interface changed: {difference}", None
     try:
-        checked = after.clone()  # the checker takes weights out and puts them back in another order
-        for output in checked.graph.outputs:
-            if output.type is None:
-                output.type = ir.TensorType(ir.DataType.FLOAT)
-            if output.shape is None and isinstance(output.type, ir.TensorType):
-                output.shape = ir.Shape(())  # the checker asks for them where runtimes do not
-        CheckerPass()(checked)
+        encoded = encode(after)
+        size = encoded.size()
+        check_model(_checkable(encoded))
     except Exception as error:  # noqa: BLE001  # whatever the checker or the serializer trips over is the answer
         cause = error.__cause__ or error
         lines = str(cause).strip().splitlines() or [type(cause).__name__]
-        return f"not a valid ONNX model: {lines[0]}"
-    return None
+        return f"not a valid ONNX model: {lines[0]}", None
+    return None, size
+
+
+def _checkable(encoded: Encoded) -> onnx.ModelProto:
+    """The message itself, changed: weights are inputs, so that none is read, and outputs have a type and a shape."""
+    graph = encoded.proto.graph
+    given = {value.name for value in graph.input}
+    whole = []
+    for tensor, weight in zip(graph.initializer, encoded.weights, strict=True):
+        if weight is None:
+            whole.append(tensor)
+        if tensor.name not in given:
+            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    small = onnx.GraphProto(initializer=whole)
+    del graph.initializer[:]
+    graph.initializer.extend(small.initializer)
+    for output in graph.output:  # the checker asks for them where runtimes do not
+        if output.type.WhichOneof("value") is None:
+            output.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+        if output.type.HasField("tensor_type"):
+            output.type.tensor_type.shape.SetInParent()
+    return encoded.proto
 
 
 def fingerprint(model: ir.Model) -> str:
@@ -37,28 +61,36 @@ def fingerprint(model: ir.Model) -> str:
 
     Two fingerprints are comparable only while both models are alive, since an identity may be used again.
     """
-    digest = hashlib.blake2b(digest_size=16)
+    parts: list[str] = []
 
-    def add(*parts: object) -> None:
-        digest.update("\x1f".join(map(str, parts)).encode("utf-8", "surrogatepass"))
-        digest.update(b"\x1e")
+    def add(*found: object) -> None:
+        parts.extend(map(str, found))
+        parts.append("\x1e")
 
     add(model.ir_version, model.producer_name, model.producer_version, model.domain, model.model_version)
-    add(model.doc_string, sorted(model.graph.opset_imports.items()), sorted(model.metadata_props.items()))
+    add(model.doc_string, sorted(model.graph.opset_imports.items()), _properties(model))
     for key, function in sorted(model.functions.items()):
-        add("function", key, sorted(function.opset_imports.items()), sorted(function.metadata_props.items()))
+        add("function", key, sorted(function.opset_imports.items()), _properties(function))
         add(function.doc_string, [(name, _content(default)) for name, default in function.attributes.items()])
     for graph in graphs(model):
-        add("graph", graph.name, graph.doc_string, sorted(graph.metadata_props.items()))
+        add("graph", graph.name, graph.doc_string, _properties(graph))
         add([_typed(value) for value in graph.inputs], [_typed(value) for value in graph.outputs])
         for name, value in graph.initializers.items():
             add(name, value.dtype, id(value.const_value))
         for node in graph:
-            add(node.domain, node.op_type, node.overload, node.name, _names(node.inputs), _names(node.outputs))
-            add(node.doc_string, sorted(node.metadata_props.items()))
+            add(
+                node.domain, node.op_type, node.overload, node.name, *_names(node.inputs), "\x1d", *_names(node.outputs)
+            )
+            if node.doc_string or node.metadata_props:
+                add(node.doc_string, _properties(node))
             for attribute in node.attributes.values():
                 add(attribute.name, _content(attribute))
-    return digest.hexdigest()
+    text = "\x1f".join(parts)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _properties(owner: ir.Model | ir.Function | ir.Graph | ir.Node) -> list[tuple[str, str]]:
+    return sorted(owner.metadata_props.items()) if owner.metadata_props else []
 
 
 def _names(values: Sequence[ir.Value | None]) -> list[str | None]:

@@ -10,6 +10,7 @@ from typing import Literal, Protocol, get_args
 import onnx_ir as ir
 
 from baker.errors import GateError, UsageError
+from baker.model.shapes import forget_inference
 from baker.pipeline import text
 from baker.pipeline.foreign import wrap
 from baker.pipeline.integrity import freeze_tensors
@@ -19,7 +20,7 @@ from baker.pipeline.pass_base import Change, Pass, PassContext
 from baker.pipeline.registry import Registry
 from baker.pipeline.report import BudgetRecord, PassRecord, Report, Verification
 from baker.pipeline.trace import Step, Trace
-from baker.pipeline.trial import Trial
+from baker.pipeline.trial import Snapshot, Trial
 from baker.proof.verifier import Verifier
 
 OnFail = Literal["rollback", "stop", "keep"]
@@ -130,18 +131,23 @@ class _Run:
     context: PassContext
     records: list[PassRecord] = field(default_factory=list)
     groups: int = 0  # how many try(...) are open
+    rounds: int = 0  # how many fix(...) are open
+    settled: dict[Pass, str] = field(default_factory=dict)  # the fingerprint of what a pass made last
     start: State | None = None
+    snapshot: Snapshot = field(init=False)
 
     def __post_init__(self) -> None:
         model = (self.source if self.start is None else self.start.model).clone()
         freeze_tensors(model)
         if self.context.reference is None:
             self.context = replace(self.context, reference=self.source)
+            forget_inference(model)  # whoever made it may have changed it since it was lowered
         if self.manager.bisect is not None and self.context.rewrites is None:
             self.context = replace(self.context, rewrites=RewriteLimit())
         if self.manager.bisect is not None and self.context.rewrites is not None:
             self.context.rewrites.remembers = True
         self.state = State(model) if self.start is None else replace(self.start, model=model)
+        self.snapshot = Snapshot(self.state.model)
         self.judge = Judge(self.context.verifier, self.context)
         self.trace = self.manager.trace or Trace()
         self.trace.every |= self.manager.bisect is not None
@@ -209,18 +215,19 @@ class _Run:
         return self.sequence(item.body)
 
     def fix(self, item: text.Fix) -> bool:
-        rounds = 0
+        rounds, self.rounds = 0, self.rounds + 1
         while rounds < item.max and self.sequence(item.body):
             rounds += 1
+        self.rounds -= 1
         return rounds > 0
 
     def attempt(self, item: text.Try) -> bool:
-        before, first = replace(self.state), len(self.records)
+        before, snapshot, first = replace(self.state), self.snapshot, len(self.records)
         self.groups += 1
         try:
             return self.sequence(item.body)
         except _Undo:
-            self.state = before
+            self.state, self.snapshot = before, snapshot
             self.records[first:] = [_undone(record) for record in self.records[first:]]
             self.trace.excuse(first + 1)
             return False
@@ -230,6 +237,8 @@ class _Run:
     # ---- one pass ----
 
     def one(self, pass_: Pass) -> bool:
+        if self.rounds and pass_.settles and self.settled.get(pass_) == self.snapshot.fingerprint:
+            return False
         for observer in self.manager.observers:
             observer.before(pass_)
         with self.trace.watching(pass_, self.state):
@@ -241,12 +250,15 @@ class _Run:
             raise _Undo
         if record.error and self.manager.on_fail == "stop":
             raise _Stop
+        limited = self.context.rewrites is not None and self.context.rewrites.limit is not None
+        if pass_.settles and not record.error and not limited:
+            self.settled[pass_] = self.snapshot.fingerprint
         return record.status in ("kept", "failed")
 
     def transact(self, pass_: Pass) -> tuple[PassRecord, State]:
         """Runs a pass on a copy, judges it, and decides which model goes on."""
         before, start = self.state, time.perf_counter()
-        trial, rewrites = Trial(pass_, before.model), self.context.rewrites
+        trial, rewrites = Trial(pass_, before.model, self.snapshot), self.context.rewrites
         numbered = 0 if rewrites is None else len(rewrites.admitted)
         if rewrites is not None and rewrites.exhausted:
             trial.skip(f"not run: the {rewrites.limit} rewrites of --bisect-limit are used up")
@@ -258,6 +270,7 @@ class _Run:
         keep = trial.fault is None or (self.manager.on_fail == "keep" and trial.sound and not self.groups)
         record = trial.record(time.perf_counter() - start, kept=keep)
         state = self.next_state(trial, keep)
+        self.snapshot = trial.result if state.model is trial.model else trial.start
         step = Step(len(self.records) + 1, pass_, before, state, trial.model, trial.changed, trial.fault, trial.verdict)
         step.rewrites, step.refused, step.sound = numbered, trial.refused, trial.sound
         if rewrites is not None and (step.fault is not None or not self.manager.verify):
@@ -270,7 +283,6 @@ class _Run:
             return self.state
         if not trial.changed:  # what is not saved, such as inferred shapes, may have been added
             return replace(self.state, model=trial.model)
-        freeze_tensors(trial.model)
         return self.judge.after(trial.pass_, self.state, trial.model, trial.verdict, failed=trial.fault is not None)
 
     # ---- judging ----

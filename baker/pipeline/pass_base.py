@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 import onnx_ir as ir
 
 from baker.model.graph import all_nodes, index_names, label
+from baker.model.shapes import forget_inference
 from baker.proof.budget import DEFAULT_METRIC_BUDGET, Budget
 from baker.proof.numerics import Fidelity
 
@@ -138,10 +139,13 @@ class Pass(_PassFields, ir.passes.InPlacePass):
     Attributes:
         name: what ``-p`` calls it; the file name of a built-in pass.
         fidelity: how exact the result is; the pass is held to it.
+        settles: run on what it made itself it changes nothing, so that ``fix(...)`` need not ask again; and shapes
+            that were inferred before it are known after it.
     """
 
     name: ClassVar[str]
     fidelity: ClassVar[Fidelity]
+    settles: ClassVar[bool] = False
 
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """Changes the model in place (never the array of a tensor: those are shared) and says what it did."""
@@ -153,6 +157,7 @@ class Pass(_PassFields, ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Runs the pass outside of a baker pipeline: no feeds, no budget, no verdict."""
+        forget_inference(model)
         index_names(model)
         return self.run(model, PassContext())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import onnx_ir as ir
@@ -11,7 +12,8 @@ import onnx_ir as ir
 from baker.errors import BakerError, GateError, ResourceError, SecurityError, UsageError
 from baker.model.graph import count_nodes, index_names
 from baker.model.save import saved_size
-from baker.pipeline.integrity import fingerprint, structural_fault
+from baker.model.shapes import forget_inference
+from baker.pipeline.integrity import fingerprint, freeze_tensors, inspected
 from baker.pipeline.options import format_options
 from baker.pipeline.pass_base import Change, Declined, LossyPass, Pass, PassContext
 from baker.pipeline.report import PassRecord, StatusWord
@@ -20,12 +22,42 @@ from baker.proof.verifier import Verdict
 _log = logging.getLogger(__name__)
 
 
+class Snapshot:
+    """A model that stays as it is, and what was found out about it: passes that change nothing ask for no more."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self.model = model
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """See `baker.pipeline.integrity.fingerprint`."""
+        return fingerprint(self.model)
+
+    @cached_property
+    def nodes(self) -> int:
+        """How many nodes it has, as reports count them."""
+        return count_nodes(self.model)
+
+    @cached_property
+    def bytes(self) -> int:
+        """How many bytes `baker.save` would write."""
+        return saved_size(self.model)
+
+    def same(self, model: ir.Model) -> Snapshot:
+        """Of another model with the same fingerprint."""
+        other = Snapshot(model)
+        other.__dict__.update(self.__dict__, model=model)
+        return other
+
+
 @dataclass
 class Trial:
     """What came of running a pass.
 
     Attributes:
-        model: the model after the pass; ``before`` itself where nothing changed.
+        known: what is known of the model before, where that was looked at already.
+        model: the model after the pass.
+        result: what is known of it.
         changed: found by comparison, whatever the pass says.
         sound: a valid model with the same interface came out, whatever its numbers.
         fault: why the result may not be kept.
@@ -34,7 +66,9 @@ class Trial:
 
     pass_: Pass
     before: ir.Model
+    known: Snapshot | None = None
     model: ir.Model = field(init=False)
+    result: Snapshot = field(init=False)
     changes: tuple[Change, ...] = ()
     declined: tuple[Declined, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -51,6 +85,7 @@ class Trial:
             UsageError, SecurityError, ResourceError, MemoryError: not the fault of the pass; the caller has to act.
         """
         self.model = self.before.clone()
+        self.result = Snapshot(self.model)
         index_names(self.model)
         if context.rewrites is not None:
             context.rewrites.begin(self.pass_.name)
@@ -70,7 +105,14 @@ class Trial:
 
     def skip(self, reason: str) -> None:
         """The pass is not run at all, and says why."""
-        self.model, self.warnings, self.sound = self.before, (reason,), True
+        self.model, self.result, self.warnings, self.sound = self.before, self.start, (reason,), True
+
+    @property
+    def start(self) -> Snapshot:
+        """What is known of the model before."""
+        if self.known is None or self.known.model is not self.before:
+            self.known = Snapshot(self.before)
+        return self.known
 
     def _inspect(self, result: object) -> None:
         if not isinstance(result, ir.passes.PassResult) or not isinstance(result.model, ir.Model):
@@ -82,11 +124,19 @@ class Trial:
         self.changes = tuple(getattr(result, "changes", ()))
         self.declined = tuple(getattr(result, "declined", ()))
         self.warnings = tuple(getattr(result, "warnings", ()))
-        self.changed = fingerprint(self.model) != fingerprint(self.before)
-        if self.changed and not self.changes:
-            self.changes = (Change(self.pass_.name, "model", "changed; the pass did not say what"),)
-        if self.changed:
-            self.fault = structural_fault(self.before, self.model)
+        freeze_tensors(self.model)
+        self.result = Snapshot(self.model)
+        self.changed = self.result.fingerprint != self.start.fingerprint
+        if not self.changed:
+            self.result = self.start.same(self.model)
+        else:
+            if not self.changes:
+                self.changes = (Change(self.pass_.name, "model", "changed; the pass did not say what"),)
+            if not self.pass_.settles:
+                forget_inference(self.model)
+            self.fault, size = inspected(self.before, self.model)
+            if size is not None:
+                self.result.__dict__["bytes"] = size
         self.sound = self.fault is None
 
     def _check_aim(self, context: PassContext) -> None:
@@ -100,14 +150,14 @@ class Trial:
 
     def record(self, seconds: float, *, kept: bool) -> PassRecord:
         """Writes down what happened; ``kept`` tells whether the result goes on."""
-        after = self.model if kept else self.before
+        before, after = self.start, self.result if kept else self.start
         return PassRecord(
             name=self.pass_.name,
             options=format_options(self.pass_),
             fidelity=self.pass_.fidelity.name.lower(),
             seconds=seconds,
-            nodes=(count_nodes(self.before), count_nodes(after)),
-            bytes=(saved_size(self.before), saved_size(after)),
+            nodes=(before.nodes, after.nodes),
+            bytes=(before.bytes, after.bytes),
             changes=self.changes,
             declined=self.declined,
             status=self._status(kept),

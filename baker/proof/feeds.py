@@ -26,6 +26,8 @@ MAX_ROW_FEEDS = 256
 
 BESIDE = "test_data_set_* beside the model"
 
+NOT_ASKED = "no inputs were looked for, since nothing was to be judged"
+
 SYNTHETIC_CALIBRATION = 15
 """How many feeds --calib synthetic makes up."""
 
@@ -75,14 +77,28 @@ def load_feeds(
     Raises:
         UsageError: the data is missing, broken, or does not fit the model's inputs; the seed is no number from 0 on.
     """
-    if not isinstance(seed, int) or seed < 0:
-        raise UsageError(f"the seed must be a whole number, 0 or more; found {seed!r}")
+    _check_seed(seed)
     if isinstance(calib, Feeds):
         return calib
     if calib is None:
         return _without_data(model, seed, model_path, custom_ops)
     found = _given_or_synthetic(calib, model, seed, custom_ops)
     return replace(found, further=MadeUp(model, seed, custom_ops, found.held_out))
+
+
+def no_feeds(model: ir.Model, *, seed: int = 0) -> Feeds:
+    """For a run that judges nothing: making inputs up can take longer than the run itself.
+
+    Raises:
+        UsageError: the seed is no number from 0 on.
+    """
+    _check_seed(seed)
+    return Feeds((), LazyFeeds(model, [], NOT_ASKED), "none", True)
+
+
+def _check_seed(seed: object) -> None:
+    if not isinstance(seed, int) or seed < 0:
+        raise UsageError(f"the seed must be a whole number, 0 or more; found {seed!r}")
 
 
 def _given_or_synthetic(

@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from baker.errors import OptionError
 from baker.model.graph import Array, constant_before, index_names, is_op, label, remove_if_dead, replace_value
-from baker.model.shapes import infer_shapes
+from baker.model.shapes import complete_shapes, ensure_shapes
 from baker.model.size import model_bytes
 from baker.passes.fold.analysis import Analysis
 from baker.passes.fold.branches import inline_branches
@@ -43,6 +43,7 @@ class Fold(Pass):
 
     name = "fold"
     fidelity = Fidelity.ROUNDING
+    settles = True
 
     growth: float = 0.01  # the share of the model's size by which folding may make the file grow
 
@@ -75,9 +76,9 @@ def _fold(
     index_names(model)
     changes: list[Change] = []
     room = 1 << 62 if limit is None else limit
+    if shapes:
+        ensure_shapes(model)
     while True:
-        if shapes:  # the pass before, or the round before, may have made more of them known
-            infer_shapes(model)
         analysis = Analysis(model, shapes=shapes)
         plan = worth_storing(analysis, room)
         room -= plan.growth
@@ -90,6 +91,8 @@ def _fold(
         changes += done
         if not done:
             return changes, declined
+        if shapes:  # what is constant now may have made more of them known
+            complete_shapes(model)
 
 
 def _store(

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from baker.errors import BakerError, OptionError, suggest
 from baker.model.graph import all_nodes, index_names, is_constant, is_op, label, standard_domain
-from baker.model.shapes import infer_shapes
+from baker.model.shapes import complete_shapes, forget_inference
 from baker.model.size import model_bytes
 from baker.passes.convert import to_opset
 from baker.passes.fuse._rule import Facts, FuseRule, GraphRule
@@ -43,6 +43,7 @@ class Fuse(Pass):
 
     name = "fuse"
     fidelity = Fidelity.ROUNDING
+    settles = True
 
     rules: tuple[str, ...] = ()  # names of the rules to run, such as conv-batch-norm or *-chain; none means all
     without: tuple[str, ...] = ()  # names of rules not to run
@@ -75,6 +76,7 @@ class Fuse(Pass):
             if newer is None or not context.admits("raise-opset", str(newer)):
                 return PassResult(model, changes, [*declined, *refused])
             changes += to_opset(model, newer)
+            forget_inference(model)
             context.did(model, changes[-1])
 
 
@@ -96,7 +98,7 @@ def _to_fixpoint(
             changes += rule.run(model, context)
         if len(changes) == before:
             return declined
-        infer_shapes(model)  # less is left to compute, so more shapes may be known
+        complete_shapes(model)  # less is left to compute, so more shapes may be known
     raise BakerError(f"fuse: still changing after {_MAX_ROUNDS} rounds; the last was {changes[-1]}")
 
 
