@@ -94,19 +94,21 @@ class Number(Pattern):
 class Op(Pattern):
     """The first output of a standard operator; operands of Add, Mul, Max and Min in either order.
 
-    Inputs beyond those given may be anything: their meaning is for the rule's check.
+    Inputs beyond those given may be anything: that is for the rule's check. Under ``name`` it is a value found.
     """
 
-    def __init__(self, op_type: str, *inputs: Pattern) -> None:
-        self.op_type, self.inputs = op_type, inputs
+    def __init__(self, op_type: str, *inputs: Pattern, name: str = "") -> None:
+        self.op_type, self.inputs, self.name = op_type, inputs, name
 
     def _find(self, value: ir.Value, found: Found) -> Iterator[Found]:
         node = value.producer()
         if not is_op(node, self.op_type) or value is not node.outputs[0] or len(node.inputs) < len(self.inputs):
             return
-        orders = {self.inputs, self.inputs[::-1]} if self.op_type in _COMMUTATIVE else {self.inputs}
-        for order in orders:
-            yield from _all(order, node.inputs, found.node(node))
+        if self.name and found.values.get(self.name, value) is not value:
+            return
+        more = found.value(self.name, value) if self.name else found
+        for order in (self.inputs, self.inputs[::-1])[: 1 + (self.op_type in _COMMUTATIVE)]:
+            yield from _all(order, node.inputs, more.node(node))
 
 
 class OneOf(Pattern):

@@ -9,6 +9,7 @@ from baker.model.graph import label, remove_if_dead, shape_of
 from baker.passes.fuse._elementwise import Step, step_of
 from baker.passes.fuse._linear import read
 from baker.passes.fuse._rule import FLOATS, SMALL_COPY, FuseRule, apart, finite_in, growth, renew
+from baker.passes.fuse._runtime import fused
 from baker.pipeline.pass_base import Change
 from baker.pipeline.rewrite import Match
 
@@ -25,7 +26,9 @@ class AffineChain(FuseRule):
     Error: exact over the reals; float32 max|dy| <= 3e-7 * max|y| for products, <= 3e-7 * max(|x|, |y|, |c|) for sums.
     Declines: the first result is read elsewhere; not a float type; constants that broadcast to something larger than
         either; constants that others read, so that the file would grow; a number that overflows, or a product that
-        underflows to 0; large constants that cancel, since (x + 1.5 * 2**23) - 1.5 * 2**23 rounds x on purpose.
+        underflows to 0; a float16 that would be rounded, since ONNX Runtime adds float16 up in float32; large constants
+        that cancel, since (x + 1.5 * 2**23) - 1.5 * 2**23 rounds x on purpose; a step
+        that ONNX Runtime fuses into what makes x.
     Source: associativity over the reals.
     """
 
@@ -43,7 +46,7 @@ class AffineChain(FuseRule):
     def check(self, match: Match) -> str | None:
         """The merged constant must be representable and no larger than what it replaces."""
         first, second = match.first, match.second
-        reason = apart(first.node, second.node)
+        reason = apart(first.node, second.node) or fused(first.node)
         if reason is not None:
             return reason
         if first.constant.dtype not in FLOATS or first.constant.dtype != second.constant.dtype:
@@ -56,6 +59,8 @@ class AffineChain(FuseRule):
         match.constant = finite_in(constant, read(first.constant).dtype)
         if match.constant is None or np.any((match.constant == 0) != (constant == 0)):
             return "the merged constant overflows or underflows"
+        if match.constant.dtype == np.float16 and np.any(match.constant != constant):
+            return "float16 rounds the merged constant"
         more = growth(match.constant.nbytes, [(step.constant, step.node) for step in (first, second)])
         return f"the file would grow by {more} bytes" if more > max(self.facts.room, SMALL_COPY) else None
 

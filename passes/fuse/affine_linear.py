@@ -22,6 +22,7 @@ from baker.passes.fuse._linear import (
     sums,
 )
 from baker.passes.fuse._rule import SMALL_COPY, FuseRule, apart, finite_in
+from baker.passes.fuse._runtime import fused
 from baker.pipeline.pass_base import Change
 from baker.pipeline.rewrite import Match
 
@@ -39,7 +40,7 @@ class AffineLinear(FuseRule):
     Error: exact over the reals; float32 max|dy| <= 4e-6 * max|y|.
     Declines: the step's output is read elsewhere; c is of another shape or type; a shift into a padded Conv, a
         ConvTranspose or a MatMul; a scale per channel into a weight that is ternary or quantized; a number that
-        overflows; a copy of a shared weight beyond the growth limit.
+        overflows; a copy of a shared weight beyond the growth limit; a step that ONNX Runtime fuses into what makes x.
     Source: the distributive law; as onnxscript's affine_conv rule, which takes scalars only.
     """
 
@@ -54,7 +55,7 @@ class AffineLinear(FuseRule):
     def check(self, match: Match) -> str | None:
         """Both must be foldable, and nobody else may read what is between them."""
         step, linear = match.step, match.linear
-        reason = fault(linear) or apart(step.node, linear)
+        reason = fault(linear) or apart(step.node, linear) or fused(step.node)
         if reason is not None:
             return reason
         if step.constant.dtype != linear.inputs[1].dtype:

@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from baker.model.graph import constant_value, is_constant, shape_of
 from baker.passes.fuse._rule import BypassRule
+from baker.passes.fuse._runtime import fused
 from baker.pipeline.rewrite import Match
 
 _RIGHT = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1, "Pow": 1, "Max": -np.inf, "Min": np.inf, "And": True, "Or": False}
@@ -21,7 +22,8 @@ class NeutralOperand(BypassRule):
         x + 0 = x - 0 = x * 1 = x / 1 = x ** 1 = max(x, -inf) = min(x, inf) = x         x and true = x or false = x
 
     Error: 0; only -0 + 0 becomes -0 instead of 0.
-    Declines: a constant that broadcasts x to another shape, or may.
+    Declines: a constant that broadcasts x to another shape, or may; a scale or shift that ONNX Runtime fuses into what
+        makes x.
     Source: ONNX broadcasting.
     """
 
@@ -46,7 +48,7 @@ class NeutralOperand(BypassRule):
         if match.source.dtype != match.node.outputs[0].dtype:
             return "the result is of another type"
         reason = broadcast_fault(match.source, match.constant)
-        return reason or super().check(match)
+        return reason or fused(match.node) or super().check(match)
 
 
 def broadcast_fault(source: ir.Value, operand: ir.Value) -> str | None:
