@@ -12,13 +12,13 @@ import onnx_ir as ir
 
 from baker.errors import ModelError, OptionError, UsageError
 from baker.model.graph import all_nodes, index_names
+from baker.passes.convert import raise_opset
 from baker.passes.quantize import rank
 from baker.passes.quantize.audit import integer_kernels
 from baker.passes.quantize.built import Built
 from baker.passes.quantize.dynamic import DynamicInt8
 from baker.passes.quantize.faults import around_faults
 from baker.passes.quantize.layers import find_layers
-from baker.passes.quantize.opset import PER_CHANNEL_OPSET, raise_opset
 from baker.passes.quantize.prepare import prepare
 from baker.passes.quantize.search import within_budget
 from baker.passes.quantize.sensitivity import sensitivities
@@ -27,6 +27,9 @@ from baker.pipeline.pass_base import Change, Declined, LossyPass, PassContext, P
 from baker.proof.budget import Budget
 from baker.proof.interface import foreign_ops
 from baker.proof.numerics import Fidelity
+
+PER_CHANNEL_OPSET = 13
+"""The first operator set whose DequantizeLinear knows per-channel scales."""
 
 _QUANTIZED = re.compile("(Dynamic)?Quantize|Q(Linear|Gemm|Attention)|MatMulNBits|.*Integer")
 
@@ -145,13 +148,14 @@ class _Work:
             return
         raised = self.source.clone()
         index_names(raised)
-        raise_opset(raised)
+        raise_opset(raised, PER_CHANNEL_OPSET)
+        now = raised.opset_imports[""]
         if self.context.verifier is not None:
             verdict = self.context.verifier.verify(raised, Fidelity.ROUNDING, against=self.source)
             if verdict.status == "fail":
-                raise ModelError(f"raising opset {before} to {PER_CHANNEL_OPSET} changes the numbers: {verdict.reason}")
+                raise ModelError(f"raising opset {before} to {now} changes the numbers: {verdict.reason}")
         self.source = raised
-        what = f"default opset {before} -> {PER_CHANNEL_OPSET}, for per-channel scales"
+        what = f"default opset {before} -> {now}, for per-channel scales"
         self.notes.append(Change("opset", "model", what))
 
     def audited(

@@ -8,11 +8,10 @@ import onnx_ir as ir
 import pytest
 from quantize_tools import Net, feeds_for, outputs, quantize
 
-from baker.errors import ModelError
 from baker.model.graph import index_names
 from baker.model.lower import lower
-from baker.passes.quantize import Quantize
-from baker.passes.quantize.opset import raise_opset
+from baker.passes.convert import raise_opset
+from baker.passes.quantize import PER_CHANNEL_OPSET, Quantize
 from baker.pipeline.pass_base import PassContext
 
 
@@ -20,7 +19,7 @@ def raised(net: Net, *results: str) -> tuple[ir.Model, ir.Model]:
     model = net.model(*results)
     copy = model.clone()
     index_names(copy)
-    raise_opset(copy)
+    raise_opset(copy, PER_CHANNEL_OPSET)
     onnx.checker.check_model(ir.to_proto(copy), full_check=True)
     assert copy.opset_imports[""] == 13
     for feed in feeds_for(model, 2):
@@ -54,7 +53,7 @@ def test_attributes_that_became_inputs(opset):
 
 
 @pytest.mark.parametrize("opset", [7, 9, 10])
-def test_older_models_go_through_onnx_converter(opset):
+def test_older_models(opset):
     net = Net(opset)
     h = net.op("Clip", net.conv(net.input(1, 3, 8, 8), 3, 8), min=0.0, max=6.0)
     y = net.op("Softmax", net.op("Flatten", net.op("GlobalAveragePool", h)))
@@ -79,22 +78,18 @@ def _squeezed(net: Net, value: str) -> str:
     return net.op("Squeeze", value, net.const(np.array([2, 3])))
 
 
-def test_a_model_with_functions_is_declined():
-    model = Net(12)
-    lowered = model.model(model.op("Relu", model.input(2)))
-    body = ir.Graph([], [], nodes=[], opset_imports={"": 12})
-    function = ir.Function("local", "f", graph=body, attributes=[])
-    lowered.functions[function.identifier()] = function
-    with pytest.raises(ModelError, match="local functions"):
-        raise_opset(lowered)
-
-
-def test_a_clip_in_a_function_whose_bound_is_a_parameter_is_no_crash():
+def test_a_clip_in_a_function_whose_bound_is_a_parameter():
     text = """<ir_version: 8, opset_import: ["": 10, "local": 1]>
     g (float[N,2] x) => (float[N,2] y) { y = local.f <low = 0.0> (x) }
     <domain: "local", opset_import: ["": 10]> f <low> (u) => (v) {
       w = Constant <value = float[2,2] {1, 2, 3, 4}> ()
       h = MatMul (u, w) v = Clip <min: float = @low, max: float = 9.0> (h) }"""
     model = lower(onnx.parser.parse_model(text))
-    (declined,) = Quantize().run(model, PassContext()).declined
-    assert "local functions at opset 10" in declined.reason
+    before = model.clone()
+    result = Quantize().run(model, PassContext())
+    assert not result.declined
+    raise_opset(before, PER_CHANNEL_OPSET)
+    (function,) = before.functions.values()
+    assert function.opset_imports[""] == before.opset_imports[""] == 13
+    feed = {"x": np.array([[1.5, -2.0], [0.25, 3.0]], np.float32)}
+    np.testing.assert_array_equal(outputs(before, feed)["y"], np.clip(feed["x"] @ [[1, 2], [3, 4]], 0, 9))
