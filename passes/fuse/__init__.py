@@ -15,7 +15,7 @@ from baker.errors import BakerError, OptionError, suggest
 from baker.model.graph import all_nodes, index_names, is_constant, is_op, label, standard_domain
 from baker.model.shapes import complete_shapes, forget_inference
 from baker.model.size import model_bytes
-from baker.passes.convert import to_opset
+from baker.passes.convert import raise_opset
 from baker.passes.fuse._rule import Facts, FuseRule, GraphRule
 from baker.pipeline.pass_base import Change, Declined, Pass, PassContext, PassResult
 from baker.pipeline.rewrite import applicable, apply_rewrites
@@ -75,7 +75,7 @@ class Fuse(Pass):
             newer, refused = _newer(model, chosen, room, self.opset)
             if newer is None or not context.admits("raise-opset", str(newer)):
                 return PassResult(model, changes, [*declined, *refused])
-            changes += to_opset(model, newer)
+            changes += raise_opset(model, newer)
             forget_inference(model)
             context.did(model, changes[-1])
 
