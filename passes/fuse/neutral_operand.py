@@ -53,19 +53,26 @@ class NeutralOperand(BypassRule):
 
 def broadcast_fault(source: ir.Value, operand: ir.Value) -> str | None:
     """Why an operand may change the shape of the source, or None."""
-    dims, other = shape_of(source), shape_of(operand)
-    if other is None or any(dim is None for dim in other):
+    dims, other = source.shape, operand.shape
+    if other is None:
         return "the shape of the operand is unknown"
-    if not other:
+    if not other.rank():
         return None
     if dims is None:
         return "the rank of its input is unknown"
     if len(other) > len(dims):
         return "the operand broadcasts it to more dims"
     for dim, size in zip(reversed(dims), reversed(other), strict=False):
-        if size != 1 and dim != size:
-            return f"the operand broadcasts it, {dims} against {other}"
+        if size != 1 and not _same(dim, size):
+            if not isinstance(size, int):
+                return "the shape of the operand is unknown"
+            return f"the operand broadcasts it, {shape_of(source)} against {shape_of(operand)}"
     return None
+
+
+def _same(a: int | ir.SymbolicDim, b: int | ir.SymbolicDim) -> bool:
+    """True for equal numbers, and for two dims of one symbol."""
+    return a == b and (isinstance(a, int) or a.value is not None)
 
 
 def _small(constant: ir.Value) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from baker.model.graph import attribute, is_op, label, remove_if_dead, shape_of
-from baker.passes.fuse._rule import FuseRule, apart, ints, scalar
+from baker.passes.fuse._pads import pad_value, spatial_pads
+from baker.passes.fuse._rule import FuseRule, apart
 from baker.pipeline.pass_base import Change
 from baker.pipeline.rewrite import Match
 
@@ -33,18 +34,18 @@ class PadConv(FuseRule):
     def check(self, match: Match) -> str | None:
         """The Pad must add zeros, around the spatial axes only, for this Conv alone."""
         pad, conv = match.pad, match.conv
-        if attribute(pad, "mode", "constant") != "constant" or _value(pad) != 0:
+        if attribute(pad, "mode", "constant") != "constant" or pad_value(pad) != 0:
             return "it does not pad with zeros"
         rank = len(shape_of(conv.inputs[1]) or ())
-        begins, ends = _spatial(pad, rank)
-        if begins is None or ends is None or any(item < 0 for item in (*begins, *ends)) or rank < 3:
+        pads = spatial_pads(pad, rank)
+        if pads is None or min(pads) < 0:
             return "its pads are negative, not constant, or not on the spatial axes alone"
         if attribute(conv, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
             return "the Conv computes its own pads (auto_pad)"
-        own = attribute(conv, "pads", (0,) * 2 * len(begins))
+        own = attribute(conv, "pads", (0,) * len(pads))
         if attribute(conv, "auto_pad", "NOTSET") == "VALID":
-            own = (0,) * 2 * len(begins)
-        match.pads = [a + b for a, b in zip(own, [*begins, *ends], strict=True)]
+            own = (0,) * len(pads)
+        match.pads = [a + b for a, b in zip(own, pads, strict=True)]
         return apart(pad, conv)
 
     def apply(self, match: Match) -> Change:
@@ -57,27 +58,3 @@ class PadConv(FuseRule):
         conv.replace_input_with(0, pad.inputs[0])
         remove_if_dead(padded)
         return Change(self.name, name, f"folded into the pads of Conv '{label(conv)}'")
-
-
-def _value(pad: ir.Node) -> float | None:
-    if "value" in pad.attributes or len(pad.inputs) < 3 or pad.inputs[2] is None:
-        return float(attribute(pad, "value", 0.0))
-    return scalar(pad.inputs[2])
-
-
-def _spatial(pad: ir.Node, rank: int) -> tuple[list[int] | None, list[int] | None]:
-    """The pads of the spatial axes, or (None, None)."""
-    given = attribute(pad, "pads", None)
-    pads = list(given) if given is not None else ints(pad.inputs[1]) if len(pad.inputs) > 1 else None
-    axes = list(range(rank))
-    if len(pad.inputs) > 3 and pad.inputs[3] is not None:
-        found = ints(pad.inputs[3])
-        axes = [] if found is None else [axis % rank for axis in found]
-    if pads is None or len(pads) != 2 * len(axes) or not axes:
-        return None, None
-    full = [0] * 2 * rank
-    for index, axis in enumerate(axes):
-        full[axis], full[rank + axis] = pads[index], pads[len(axes) + index]
-    if any(full[side + axis] for side in (0, rank) for axis in (0, 1)):
-        return None, None
-    return full[2:rank], full[rank + 2 :]

@@ -29,9 +29,15 @@ class Relu(BypassRule):
         """Finds a Relu behind an operator whose range is known."""
         source = node.inputs[0]
         first = None if source is None else source.producer()
-        if source is None or not (is_op(first, *_NOT_NEGATIVE) or (is_op(first, "Clip") and _from_zero(first))):
+        if source is None or first is None or not never_negative(source):
             return None
         return Match(node=node, source=source, why=f"{first.op_type} is never negative")
+
+
+def never_negative(value: ir.Value) -> bool:
+    """True when a value comes from an operator that gives no negative number (NaN it may be)."""
+    node = value.producer()
+    return is_op(node, *_NOT_NEGATIVE) or (is_op(node, "Clip") and _from_zero(node))
 
 
 def _from_zero(clip: ir.Node) -> bool:

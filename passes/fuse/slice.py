@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from baker.model.graph import shape_of
 from baker.passes.fuse._rule import BypassRule
-from baker.passes.fuse._slices import cuts_of
+from baker.passes.fuse._slices import Range, cuts_of
 from baker.pipeline.rewrite import Match
 
 _OPEN_END = 2**31 - 1
@@ -20,7 +20,7 @@ class Slice(BypassRule):
 
     Shapes: any; an axis whose size is not known must be cut at an end that no tensor reaches.
 
-        Slice(x, starts = 0, ends >= dims, steps = 1) = x
+        Slice(x, starts = 0 or -dims, ends >= dims, steps = 1) = x
 
     Error: 0.
     Declines: it gives a graph output its name.
@@ -35,16 +35,16 @@ class Slice(BypassRule):
         if source is None:
             return None
         cuts = cuts_of(node)
-        if cuts is None or any(cut.start != 0 or cut.step != 1 for cut in cuts.values()):
+        if cuts is None or any(cut.step < 1 for cut in cuts.values()):
             return None
-        whole = all(_reaches(cut.end, axis, shape_of(source)) for axis, cut in cuts.items())
+        whole = all(_takes_all(cut, axis, shape_of(source)) for axis, cut in cuts.items())
         return Match(node=node, source=source, why="it takes everything") if whole else None
 
 
-def _reaches(end: int, axis: int, dims: tuple[int | None, ...] | None) -> bool:
-    """True when an end can't lie inside the axis."""
+def _takes_all(cut: Range, axis: int, dims: tuple[int | None, ...] | None) -> bool:
+    """True when a range with a step of 1 or more can't leave out any of the axis."""
     size = None if dims is None or not -len(dims) <= axis < len(dims) else dims[axis]
     if size is not None:
-        return end >= size
+        return range(*slice(*cut).indices(size)) == range(size)
     others = math.prod(dim for dim in dims or () if dim)
-    return end >= _OPEN_END or end * others >= _IMPOSSIBLE
+    return cut.start == 0 and cut.step == 1 and (cut.end >= _OPEN_END or cut.end * others >= _IMPOSSIBLE)

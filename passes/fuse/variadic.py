@@ -1,4 +1,4 @@
-"""Concat, Sum, Max, Min and Mean of one tensor, and Concats in a row."""
+"""Concat, Sum, Max, Min, Mean and Split of one tensor."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from baker.pipeline.rewrite import Match
 
 
 class Variadic(BypassRule):
-    """Remove a Concat, Sum, Max, Min or Mean of a single tensor.
+    """Remove a Concat, Sum, Max, Min or Mean of a single tensor, and a Split into one part.
 
     Shapes: any.
 
-        Concat(x) = x         Sum(x) = x         Max(x) = x
+        Concat(x) = x         Sum(x) = x         Max(x) = x         Split(x) = x
 
     Error: 0.
     Declines: it gives a graph output its name.
     Source: ONNX.
     """
 
-    anchor = ("Concat", "Sum", "Max", "Min", "Mean")
+    anchor = ("Concat", "Sum", "Max", "Min", "Mean", "Split")
 
     def match(self, node: ir.Node) -> Match | None:
-        """Finds a node with one operand."""
-        source = node.inputs[0] if len(node.inputs) == 1 else None
-        return None if source is None else Match(node=node, source=source, why="it has one operand")
+        """Finds a node with one operand, or a Split with one output."""
+        source = node.inputs[0] if len(node.inputs) == 1 or node.op_type == "Split" else None
+        if source is None or len(node.outputs) != 1:
+            return None
+        return Match(node=node, source=source, why="it has one part" if node.op_type == "Split" else "one operand")

@@ -79,7 +79,7 @@ def test_it_goes(body: str, more: str, rule: str):
         ("y = Tile (x, k)", "int64[3] k = {1, 2, 1}", "float[A,B,C]"),
         ("y = Expand (x, k)", "int64[4] k = {1, 1, 4, 6}", "float[A,B,C,D]"),
         ("y = Relu (x)", "", "float[A,B,C]"),
-        ("a = Clip (x, k) y = Relu (a)", "float k = {-1}", "float[A,B,C]"),
+        ("a = Clip (x, k, h) y = Relu (a)", "float k = {-1}, float h = {-0.5}", "float[A,B,C]"),
     ],
 )
 def test_it_stays(body: str, more: str, y: str):
