@@ -87,10 +87,21 @@ def constant_value(value: ir.Value | None) -> Array | None:
         return None
     if value.is_initializer():
         return None if value.const_value is None else value.const_value.numpy()
+    tensor = constant_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """Returns the tensor of an initializer or a Constant node, or None, as `constant_value`; reads no data."""
     if not is_constant(value):
         return None
-    tensor = ir.convenience.get_const_tensor(value)
-    return None if tensor is None else tensor.numpy()
+    if value.const_value is not None:
+        return value.const_value
+    node = value.producer()
+    given = None if node is None else node.attributes.get("value")
+    if given is not None and given.type == ir.AttributeType.TENSOR:
+        return given.as_tensor()  # onnx_ir's function would give it a name, and the file would grow
+    return ir.convenience.get_const_tensor(value)
 
 
 def is_constant(value: ir.Value | None) -> TypeGuard[ir.Value]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from baker.model.graph import constant_value, is_constant, is_op, label, subgraphs
+from baker.model.graph import constant_tensor, constant_value, is_constant, is_op, label, subgraphs
 from baker.passes.fold.evaluate import EvaluationError, Known, evaluate, may_evaluate
 from baker.passes.fold.shapes import Elements, elements_of, integers, propagate
 from baker.pipeline.pass_base import Declined
@@ -109,7 +109,7 @@ class Analysis:
 
 
 def _constant(value: ir.Value) -> Known:
-    tensor = value.const_value if value.is_initializer() else ir.convenience.get_const_tensor(value)
+    tensor = constant_tensor(value)
     assert tensor is not None  # is_constant said so
 
     def read() -> np.ndarray:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from baker.errors import BakerError, OptionError, suggest
-from baker.model.graph import all_nodes, index_names, is_constant, is_op, label, standard_domain
+from baker.model.graph import all_nodes, constant_tensor, index_names, is_op, label, standard_domain
 from baker.model.shapes import complete_shapes, forget_inference
 from baker.model.size import model_bytes
 from baker.passes.convert import raise_opset
@@ -161,5 +161,6 @@ def _opset(model: ir.Model) -> int:
 def _describe_constants(model: ir.Model) -> None:
     """Gives Constant nodes, which only function bodies have, the type and shape that shape inference left out."""
     for node in all_nodes(model):
-        if is_op(node, "Constant") and is_constant(node.outputs[0]):
-            ir.convenience.get_const_tensor(node.outputs[0], propagate_shape_type=True)
+        tensor = constant_tensor(node.outputs[0]) if is_op(node, "Constant") else None
+        if tensor is not None:
+            node.outputs[0].type, node.outputs[0].shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())

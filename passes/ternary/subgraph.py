@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 import onnx_ir as ir
 
 from baker.errors import ModelError
-from baker.model.graph import Array, constant_value, is_constant, is_op
+from baker.model.graph import Array, constant_tensor, constant_value, is_constant, is_op
 from baker.model.operators import repeats
 from baker.runtime.session import run, session
 
@@ -157,7 +157,7 @@ class _Copy:
         """The copy of what a node of the part reads; None when it is neither given, made nor constant."""
         source = _source(value, self.given)
         if source not in self.values and is_constant(source):
-            tensor = ir.convenience.get_const_tensor(source)
+            tensor = constant_tensor(source)
             if tensor is None:
                 return None
             kind, shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
@@ -200,5 +200,5 @@ def _opset(model: ir.Model, node: ir.Node) -> int:
 
 
 def _size(value: ir.Value) -> int:
-    tensor = ir.convenience.get_const_tensor(value)
+    tensor = constant_tensor(value)
     return 0 if tensor is None else int(tensor.size)
