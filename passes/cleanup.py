@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import onnx_ir as ir
 
-from baker.model.graph import graphs, label, remove_if_dead, standard_domain, subgraphs
+from baker.model.graph import all_nodes, computes_only, graphs, label, remove_dead_node, standard_domain
 from baker.pipeline.pass_base import Change, Pass, PassContext, PassResult
 from baker.proof.numerics import Fidelity
-
-_PURE = frozenset({"", "ai.onnx.ml", "com.microsoft"})
 
 
 class Cleanup(Pass):
     """Remove nodes and initializers that nobody reads, functions that nobody calls, opset imports that nobody uses.
 
     Shapes: any. Graph inputs and outputs, metadata and doc strings stay as they are, also an input that nobody reads,
-    and so does an initializer that is a graph input: it is part of the signature.
+    and so does an initializer that is a graph input: it is part of the signature. The doc strings of nodes, where
+    exporters put stack traces, go on demand alone: ``cleanup{doc_strings=drop}``.
 
     Formula: none; what is removed is not connected with any output.
 
@@ -30,23 +31,39 @@ class Cleanup(Pass):
     fidelity = Fidelity.EXACT
     settles = True
 
+    doc_strings: Literal["keep", "drop"] = "keep"  # what becomes of the doc strings of nodes; all others stay
+
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """Removes everything that is dead."""
-        dead = remove_dead(model, context)
-        return PassResult(model, [*dead, *_functions(model, context), *_opset_imports(model, context)])
+        changes = [*remove_dead(model, context), *_functions(model, context), *_opset_imports(model, context)]
+        if self.doc_strings == "drop":
+            changes += _doc_strings(model, context)
+        return PassResult(model, changes)
+
+
+def _doc_strings(model: ir.Model, context: PassContext) -> list[Change]:
+    told = [node for node in all_nodes(model) if node.doc_string]
+    if not told or not context.admits("doc-strings", label(told[0])):
+        return []
+    size = sum(len((node.doc_string or "").encode()) for node in told)
+    for node in told:
+        node.doc_string = None
+    change = Change("doc-strings", label(told[0]), f"doc strings of {len(told)} nodes removed: {size:,} bytes")
+    context.did(model, change)
+    return [change]
 
 
 def remove_dead(model: ir.Model, context: PassContext) -> list[Change]:
     """Removes nodes whose outputs nobody reads, with what only they needed, and initializers that nobody reads."""
     changes: list[Change] = []
     pure = _pure_functions(model)
-    for graph in list(graphs(model)):
+    for graph in reversed(list(graphs(model))):  # inner graphs first: what they read may be dead then
         for node in reversed(list(graph)):
-            if not (node.graph is graph and _is_dead(node) and _is_pure(node, pure)):
+            if not (node.graph is graph and _is_dead(node) and computes_only(node, pure)):
                 continue
             name, op_type = label(node), node.op_type
             if context.admits("dead-code", name):
-                remove_if_dead(*node.outputs)
+                remove_dead_node(node)
                 changes.append(Change("dead-code", name, f"{op_type} removed: nobody reads it"))
                 context.did(model, changes[-1])
     for graph in graphs(model):
@@ -65,17 +82,11 @@ def _is_dead(node: ir.Node) -> bool:
     return bool(node.outputs) and not any(value.uses() or value.is_graph_output() for value in node.outputs)
 
 
-def _is_pure(node: ir.Node, functions: set[ir.OperatorIdentifier]) -> bool:
-    if standard_domain(node.domain) not in _PURE and node.op_identifier() not in functions:
-        return False
-    return all(_is_pure(inner, functions) for graph in subgraphs(node) for inner in graph)
-
-
 def _pure_functions(model: ir.Model) -> set[ir.OperatorIdentifier]:
     """Local functions that call nothing but known operators and each other."""
     pure = set(model.functions)
     while True:
-        bad = {key for key in pure if not all(_is_pure(node, pure) for node in model.functions[key])}
+        bad = {key for key in pure if not all(computes_only(node, pure) for node in model.functions[key])}
         if not bad:
             return pure
         pure -= bad

@@ -78,3 +78,18 @@ def test_behind_a_pass_that_rounds_it_is_held_to_the_model_it_was_given():
     assert report.failures() == []
     assert [record.status for record in report.passes] == ["kept", "kept"]
     assert (ops(found), list(found.opset_imports)) == (["MatMul", "Tanh"], [""])
+
+
+def test_doc_strings_of_nodes_go_on_demand_alone():
+    text = """<ir_version: 8, opset_import: ["": 17]> g (bool k, float[N,4] x) => (float[N,4] y) {
+      a = Abs (x) y = If (k) < then_branch = t () => (float[N,4] p) { p = Exp (a) },
+                               else_branch = e () => (float[N,4] q) { q = Neg (a) }> }"""
+    model = from_text(text)
+    model.doc_string, model.graph.doc_string = "a model", "a graph"
+    for node in model.graph.all_nodes():
+        node.doc_string = "File net.py, line 1, in forward"
+    assert not Cleanup()(model).changes
+    result = held(model, Cleanup(doc_strings="drop"), {"k": np.array(True), **X}, error=0)
+    assert [change.what for change in result.changes] == ["doc strings of 4 nodes removed: 124 bytes"]
+    assert not any(node.doc_string for node in model.graph.all_nodes())
+    assert (model.doc_string, model.graph.doc_string) == ("a model", "a graph")
