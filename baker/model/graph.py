@@ -6,7 +6,7 @@ tensor's array, since tensors are shared between clones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
@@ -20,6 +20,7 @@ Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 _NAMES = "baker.names"  # graph.meta: the set of taken names, one set object for the whole model
 _FUNCTION = "baker.function"  # graph.meta: this graph is the body of a local function
+_PURE = frozenset({"", "ai.onnx.ml", "com.microsoft", "ai.baker"})  # domains of operators that only compute
 
 
 class UnknownAttribute(ValueError):
@@ -331,7 +332,10 @@ def remove_node(node: ir.Node) -> None:
 
 
 def remove_if_dead(*values: ir.Value | None) -> None:
-    """Removes the producers, and theirs in turn, of values that nobody reads, and unread initializers."""
+    """Removes the producers, and theirs in turn, of values that nobody reads, and unread initializers.
+
+    Operators of domains that baker does not know stay, since they may do more than compute their outputs.
+    """
     pending = [value for value in values if value is not None]
     while pending:
         value = pending.pop()
@@ -341,10 +345,36 @@ def remove_if_dead(*values: ir.Value | None) -> None:
         if node is None:
             _drop_initializer(value)
         elif node.graph is not None and not any(out.uses() or out.is_graph_output() for out in node.outputs):
-            pending += [read for read in node.inputs if read is not None]
-            for inner in subgraphs(node):
-                pending += _captured(inner)
-            remove_node(node)
+            pending += _removed(node) if computes_only(node) else []
+
+
+def remove_dead_node(node: ir.Node) -> None:
+    """Removes a node of any domain whose outputs nobody reads, and what was there for it alone.
+
+    Raises:
+        ValueError: an output is still read, or is a graph output.
+    """
+    remove_if_dead(*_removed(node))
+
+
+def computes_only(node: ir.Node, functions: Collection[ir.OperatorIdentifier] = ()) -> bool:
+    """True where a node, with all in its subgraphs, is known to do no more than compute its outputs.
+
+    Args:
+        functions: local functions of which the same is known.
+    """
+    if standard_domain(node.domain) not in _PURE and node.op_identifier() not in functions:
+        return False
+    return all(computes_only(inner, functions) for graph in subgraphs(node) for inner in graph)
+
+
+def _removed(node: ir.Node) -> list[ir.Value]:
+    """Removes a node and returns what it and its subgraphs read."""
+    read = [value for value in node.inputs if value is not None]
+    for inner in subgraphs(node):
+        read += _captured(inner)
+    remove_node(node)
+    return read
 
 
 def _drop_initializer(value: ir.Value) -> None:

@@ -13,7 +13,7 @@ from baker.model.graph import (
     in_function,
     is_op,
     label,
-    remove_if_dead,
+    remove_dead_node,
     replace_value,
     unique_name,
 )
@@ -81,7 +81,7 @@ def _inline(node: ir.Node, branch: ir.Graph, names: Counter[str]) -> None:
         outer.insert_before(node, inner)
     for output, result in zip(node.outputs, results, strict=True):
         _hand_over(node, output, result)
-    remove_if_dead(*node.outputs)
+    remove_dead_node(node)
 
 
 def _outer_name(outer: ir.Graph, kind: str, name: str | None, names: Counter[str]) -> str | None:
