@@ -66,7 +66,7 @@ def _nth(model: ir.Model, index: int) -> ir.Node:
 def _drops(index: int, node: ir.Node) -> Iterator[Site]:
     if node.op_type in _NEUTRAL or not node.outputs or any(value.uses() for value in node.outputs[1:]):
         return
-    if any(value.is_graph_output() for value in node.outputs[1:]) or next(subgraphs(node), None) is not None:
+    if any(value.is_graph_output() for value in node.outputs[1:]) or subgraphs(node):
         return
     for position, value in enumerate(node.inputs):
         if value is not None and constant_value(value) is None and _alike(value, node.outputs[0]):

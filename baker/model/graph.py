@@ -19,6 +19,7 @@ Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 """A numpy array of any shape and type (also ml_dtypes' bfloat16, int4, int2)."""
 
 _NAMES = "baker.names"  # graph.meta: the set of taken names, one set object for the whole model
+_GRAPH, _GRAPHS = ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS
 _FUNCTION = "baker.function"  # graph.meta: this graph is the body of a local function
 _PURE = frozenset({"", "ai.onnx.ml", "com.microsoft", "ai.baker"})  # domains of operators that only compute
 
@@ -44,15 +45,19 @@ def _nested(graph: ir.Graph) -> Iterator[ir.Graph]:
             yield from _nested(inner)
 
 
-def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
-    """Yields the graphs that a node holds as attributes (the branches of an If, the body of a Loop)."""
-    for attribute in node.attributes.values():
-        if attribute.is_ref():
-            continue
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield attribute.as_graph()
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            yield from attribute.as_graphs()
+def subgraphs(node: ir.Node) -> Sequence[ir.Graph]:
+    """Returns the graphs that a node holds as attributes (the branches of an If, the body of a Loop)."""
+    attributes = node.attributes.data  # the plain dict behind it: every walk over a model comes through here
+    if not attributes:
+        return ()
+    found: list[ir.Graph] = []
+    for attribute in attributes.values():
+        kind = attribute.type
+        if kind is _GRAPH and not attribute.is_ref():
+            found.append(attribute.as_graph())
+        elif kind is _GRAPHS and not attribute.is_ref():
+            found += attribute.as_graphs()
+    return found
 
 
 def all_nodes(model: ir.Model) -> Iterator[ir.Node]:

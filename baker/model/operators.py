@@ -39,7 +39,7 @@ def repeats(node: ir.Node) -> bool:
     """
     if standard_domain(node.domain) or node.op_type in RANDOM_OPERATORS or node.op_type == "Dropout":
         return False
-    return not has_reference_attribute(node) and next(subgraphs(node), None) is None
+    return not has_reference_attribute(node) and not subgraphs(node)
 
 
 @cache

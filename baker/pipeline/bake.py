@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -142,6 +144,28 @@ def run(
         start: go on from here, where a run stood in the middle of its pipeline; the source is what it started from.
         feeds: instead of those that the settings name.
     """
+    with _seldom_collecting():
+        return _run(source, pipeline, settings, start, feeds)
+
+
+@contextmanager
+def _seldom_collecting() -> Iterator[None]:
+    """Lets Python look for garbage in cycles less often: each time it walks over every node of every model.
+
+    `PassManager` sees to it that what large models leave behind goes at once.
+    """
+    before = gc.get_threshold()
+    if before[0]:  # 0: switched off
+        gc.set_threshold(max(before[0], 50_000), *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+def _run(
+    source: Any, pipeline: str | Sequence[Any], settings: Settings, start: State | None, feeds: Feeds | None
+) -> tuple[ir.Model, Report]:
     manager = _manager(pipeline, settings)
     if settings.target not in get_args(Target):
         raise UsageError(f"target is one of {', '.join(get_args(Target))}; found {settings.target!r}")

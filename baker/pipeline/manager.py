@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,9 @@ from baker.pipeline.report import BudgetRecord, PassRecord, Report, Verification
 from baker.pipeline.trace import Step, Trace
 from baker.pipeline.trial import Snapshot, Trial
 from baker.proof.verifier import Verifier
+
+LARGE = 2**28
+"""Bytes of a model whose remains are not left for Python to collect some time."""
 
 OnFail = Literal["rollback", "stop", "keep"]
 
@@ -271,6 +275,8 @@ class _Run:
         record = trial.record(time.perf_counter() - start, kept=keep)
         state = self.next_state(trial, keep)
         self.snapshot = trial.result if state.model is trial.model else trial.start
+        if self.snapshot.bytes > LARGE:
+            gc.collect()  # models are full of cycles, and what this pass left behind may hold weights
         step = Step(len(self.records) + 1, pass_, before, state, trial.model, trial.changed, trial.fault, trial.verdict)
         step.rewrites, step.refused, step.sound = numbered, trial.refused, trial.sound
         if rewrites is not None and (step.fault is not None or not self.manager.verify):

@@ -73,7 +73,7 @@ def _replaceable(node: ir.Node, first: ir.Node) -> bool:
 
 def _key(node: ir.Node) -> Hashable:
     """What two equal nodes have in common, None for a node that has no equal."""
-    if standard_domain(node.domain) or node.op_type in _RANDOM or next(subgraphs(node), None) is not None:
+    if standard_domain(node.domain) or node.op_type in _RANDOM or subgraphs(node):
         return None
     attributes = []
     for name, attribute in sorted(node.attributes.items()):
