@@ -6,7 +6,15 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from baker.model.graph import all_nodes, computes_only, graphs, label, remove_dead_node, standard_domain
+from baker.model.graph import (
+    all_nodes,
+    annotation_parameters,
+    computes_only,
+    graphs,
+    label,
+    remove_dead_node,
+    standard_domain,
+)
 from baker.pipeline.pass_base import Change, Pass, PassContext, PassResult
 from baker.proof.numerics import Fidelity
 
@@ -67,9 +75,10 @@ def remove_dead(model: ir.Model, context: PassContext) -> list[Change]:
                 changes.append(Change("dead-code", name, f"{op_type} removed: nobody reads it"))
                 context.did(model, changes[-1])
     for graph in graphs(model):
+        annotated = annotation_parameters(graph)
         for value in list(graph.initializers.values()):
             name = value.name or ""
-            if value.uses() or value.is_graph_output() or value.is_graph_input():
+            if value.uses() or value.is_graph_output() or value.is_graph_input() or name in annotated:
                 continue
             if context.admits("dead-code", name):
                 del graph.initializers[name]

@@ -15,9 +15,8 @@ import onnx_ir as ir
 from onnx_ir import serde
 
 from baker.model.graph import subgraphs
-from baker.model.marks import DECLARED, INVENTED, Declaration, is_lowered, source_name
+from baker.model.marks import DECLARED, INVENTED, QUANTIZATION, Declaration, is_lowered, source_name
 
-_QUANTIZATION = "quant_parameter_tensor_names"  # where onnx_ir keeps a value's quantization annotation
 _FUNCTION_VALUE_INFO_SINCE = 10  # IR version; before it, exporters put it under made-up names into the main graph
 
 
@@ -239,7 +238,7 @@ class _Encoder:
         _properties(proto, value.metadata_props)
 
     def _annotation(self, proto: onnx.GraphProto, value: ir.Value) -> None:
-        parameters = value.meta.get(_QUANTIZATION)
+        parameters = value.meta.get(QUANTIZATION)
         if parameters:
             annotation = proto.quantization_annotation.add(tensor_name=self.name(value))
             for key in sorted(parameters):

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, TypeGuard
 import numpy as np
 import onnx_ir as ir
 
-from baker.model.marks import DECLARED, INVENTED, RENAMED
+from baker.model.marks import DECLARED, INVENTED, QUANTIZATION, RENAMED
 from baker.model.pages import kept
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -155,6 +155,12 @@ def attribute(node: ir.Node, name: str, default: Any) -> Any:
     if found.is_ref():
         raise UnknownAttribute(f"attribute '{name}' of {label(node)} is a parameter of the enclosing function")
     return tuple(found.value) if isinstance(found.value, (list, tuple)) else found.value
+
+
+def annotation_parameters(graph: ir.Graph) -> set[str]:
+    """Returns the names of initializers that quantization annotations of a graph's values refer to; no node need."""
+    values = (*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs))
+    return {name for value in values for name in value.meta.get(QUANTIZATION, {}).values()}
 
 
 def has_reference_attribute(node: ir.Node) -> bool:

@@ -21,6 +21,8 @@ SOURCE = "baker.source"
 """graph.meta of the main graph: the `SourceFacts` of a lowered model."""
 SOURCE_FILES = "baker.source_files"
 """graph.meta of the main graph: tuple of the files that the weights may still be mapped from; never written to."""
+QUANTIZATION = "quant_parameter_tensor_names"
+"""value.meta, by onnx_ir: a value's quantization annotation, {key: name of an initializer}."""
 NOTES = "baker.notes"
 """model.meta: list of sentences about what `lower` could not do."""
 

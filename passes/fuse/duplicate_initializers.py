@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterator
 
 import onnx_ir as ir
 
-from baker.model.graph import subgraphs
+from baker.model.graph import annotation_parameters, subgraphs
 from baker.model.pages import pieces
 from baker.model.tensors import payload
 from baker.passes.fuse._rule import GraphRule
@@ -45,9 +45,9 @@ class DuplicateInitializers(GraphRule):
 def _visit(
     graph: ir.Graph, outer: dict[Hashable, ir.Value], sizes: Counter[Hashable], context: PassContext
 ) -> Iterator[Change]:
-    seen = dict(outer)
+    seen, annotated = dict(outer), annotation_parameters(graph)
     for value in list(graph.initializers.values()):
-        if sizes[_size(value)] < 2 or value.is_graph_input() or value.is_graph_output():
+        if sizes[_size(value)] < 2 or value.is_graph_input() or value.is_graph_output() or value.name in annotated:
             continue
         key = _key(value)
         first = seen.setdefault(key, value) if key is not None else value
