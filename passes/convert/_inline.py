@@ -2,44 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import onnx
 import onnx_ir as ir
 
-from baker.model.graph import can_replace, emit, graph_of, replace_value, subgraphs, unique_name
+from baker.model.graph import can_replace, emit, graph_of, in_function, is_op, replace_value, subgraphs, unique_name
 from baker.model.marks import INVENTED
+from baker.passes.convert._tools import Step
 
 
-def inline(node: ir.Node, version: int) -> list[ir.Node] | None:
-    """Replaces a node by the body that its schema of an operator set gives it; returns the new nodes in order.
+def inline(node: ir.Node, step: Step) -> list[ir.Node] | None:
+    """Replaces a node by the body that its schema gives it in the newer operator set of a step.
 
-    The nodes stand at the same operator set. None, with nothing changed, where the schema has no body for the node.
+    Returns:
+        The new nodes in order; they stand at the same operator set. None, with nothing changed, where the schema has
+        no body for the node.
     """
-    proto = _body(node, version)
+    proto = _body(node, step.version)
     if proto is None:
+        return None
+    places = _produced(proto)
+    read = {index for index, value in enumerate(node.outputs) if value.uses() or value.is_graph_output()}
+    if not read <= places.keys():
         return None
     function = ir.from_proto(proto)
     assert isinstance(function, ir.Function)
-    _bind_attributes(function.graph, node, version)
-    graph, hint = graph_of(node), node.outputs[0].name or node.op_type
-    results = list(function.outputs)
+    _bind_attributes(function.graph, node, step.version)
+    results = {index: function.outputs[place] for index, place in places.items() if index in read}
     _bind_inputs(function, node)
-    made = list(function)
-    function.outputs.clear()
-    for inner in made:
-        function.remove(inner)
-        graph.insert_before(node, inner)
-    _rename(graph, made, hint)
-    for inner in made:
-        inner.metadata_props.update(node.metadata_props)
+    made = _move(function, node, step)
     made += _hand_over(node, results)
     kept = _without_dead(made)
     if kept:
         kept[-1].name, kept[-1].doc_string = node.name, node.doc_string
         kept[-1].meta.update(node.meta)
     return kept
+
+
+def _produced(proto: onnx.FunctionProto) -> dict[int, int]:
+    """The outputs that the body has, as {index: place among those}; the others are taken out.
+
+    onnx leaves an output in the signature although a node without a use for it gets no body for it.
+    """
+    made = {name for node in proto.node for name in node.output} | set(proto.input)
+    kept = [index for index, name in enumerate(proto.output) if name in made]
+    names = [proto.output[index] for index in kept]
+    del proto.output[:]
+    proto.output.extend(names)
+    return {index: place for place, index in enumerate(kept)}
+
+
+def _move(function: ir.Function, node: ir.Node, step: Step) -> list[ir.Node]:
+    """Puts the nodes of a body in front of a node; its constants become initializers where those are allowed."""
+    graph, hint = graph_of(node), node.outputs[0].name or node.op_type
+    made = list(function)
+    results = set(function.outputs)
+    function.outputs.clear()
+    moved: list[ir.Node] = []
+    for inner in made:
+        function.remove(inner)
+        constant = None
+        if is_op(inner, "Constant") and not in_function(node) and inner.outputs[0] not in results:
+            constant = ir.convenience.get_const_tensor(inner.outputs[0])
+        if constant is not None:
+            inner.outputs[0].replace_all_uses_with(step.constant(node, inner.outputs[0].name or "", constant.numpy()))
+            continue
+        graph.insert_before(node, inner)
+        inner.metadata_props.update(node.metadata_props)
+        moved.append(inner)
+    _rename(graph, moved, hint)
+    return moved
 
 
 def _body(node: ir.Node, version: int) -> onnx.FunctionProto | None:
@@ -122,12 +156,12 @@ def _rename(graph: ir.Graph, nodes: Iterable[ir.Node], hint: str) -> None:
             _rename(graph, nested, hint)
 
 
-def _hand_over(node: ir.Node, results: Sequence[ir.Value]) -> list[ir.Node]:
+def _hand_over(node: ir.Node, results: Mapping[int, ir.Value]) -> list[ir.Node]:
     """The results take the names and types of the node's outputs; returns further nodes that this took."""
     more: list[ir.Node] = []
     taken: set[ir.Value] = set()
-    for old, result in zip(node.outputs, results, strict=False):
-        new, name = result, old.name
+    for index, new in results.items():
+        old, name = node.outputs[index], node.outputs[index].name
         if new in taken or new.producer() is None or new.graph is not node.graph or not can_replace(old, new):
             made = emit(node, "Identity", [new])
             more.append(made)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from baker.model.graph import Array, attribute, in_function
+from baker.model.graph import Array, attribute, in_function, is_constant
 from baker.passes.convert._tools import (
     Refused,
     Rule,
@@ -132,12 +132,17 @@ def _pad_axes_down(node: ir.Node, step: Step) -> None:
         return
     size = rank_of(node)
     axes = [int(axis) % size for axis in known(node, 3, "axes")]
-    pads = known(node, 1, "pads").reshape(2, len(axes))
-    full = np.zeros((2, size), np.int64)
-    full[:, axes] = pads
     drop_input(node, 3)
-    drop_input(node, 1)
-    put_input(node, 1, step.constant(node, "pads", full.reshape(-1)))
+    if is_constant(node.inputs[1]):
+        full = np.zeros((2, size), np.int64)
+        full[:, axes] = known(node, 1, "pads").reshape(2, len(axes))
+        drop_input(node, 1)
+        put_input(node, 1, step.constant(node, "pads", full.reshape(-1)))
+        return
+    places = np.full((2, size), 2 * len(axes), np.int64)  # where nothing is padded: the zero at the end
+    places[0, axes], places[1, axes] = range(len(axes)), range(len(axes), 2 * len(axes))
+    more = front(node, "Concat", [node.inputs[1], step.constant(node, "zero", np.zeros(1, np.int64))], {"axis": 0})
+    node.replace_input_with(1, front(node, "Gather", [more, step.constant(node, "places", places.reshape(-1))]))
 
 
 def _pad_down(node: ir.Node, step: Step) -> None:
@@ -173,7 +178,7 @@ def _reduce_down(node: ir.Node, step: Step) -> None:
     noop, axes = attribute(node, "noop_with_empty_axes", 0), given(node, 1)
     empty = axes is None or (reference(axes) is None and not len(known(node, 1, "axes")))
     if noop and empty:
-        raise Refused(f"noop_with_empty_axes came to it with opset {step.version}")
+        raise Refused(f"noop_with_empty_axes came with opset {step.version}")
     node.attributes.pop("noop_with_empty_axes", None)
     if empty:
         drop_input(node, 1)

@@ -13,7 +13,8 @@ from baker.model.shapes import infer_shapes
 from baker.passes.convert._check import absence, changed_at, fault, is_standard, schema_of, type_fault, where
 from baker.passes.convert._inline import inline
 from baker.passes.convert._rules import DOWN, UP
-from baker.passes.convert._tools import Refused, Step
+from baker.passes.convert._tools import Refused, Step, trim_inputs
+from baker.passes.convert._widen import widen
 
 _UP_VERSIONS = frozenset(version for _, version in UP)
 
@@ -73,7 +74,7 @@ def _lower(node: ir.Node, step: Step, done: Counter[str]) -> None:
             done[op_type] += 1
     except (Refused, UnknownAttribute) as error:
         said = _sentence(node, step.version, step.version - 1, str(error))
-        made = inline(node, step.version)
+        made = inline(node, step)
         if made is None:
             raise ModelError(said) from error
         done[op_type] += 1
@@ -86,7 +87,8 @@ def _lower(node: ir.Node, step: Step, done: Counter[str]) -> None:
 def lower_node(node: ir.Node, step: Step) -> bool:
     """Rewrites one node, whose schema changed with ``step.version``, for the version before; True when it changed.
 
-    Without a rule the node stays, less the attributes that say what the older version did anyway.
+    Without a rule the node stays, less the attributes that say what the older version did anyway. A type that it lacks
+    is computed in a wider one where that is the same.
 
     Raises:
         Refused: there is no such operator, attribute value or type.
@@ -94,13 +96,14 @@ def lower_node(node: ir.Node, step: Step) -> bool:
     older = step.version - 1
     rule = DOWN.get((node.op_type, step.version))
     wrong = type_fault(node, older)
-    if wrong is not None:
+    if wrong is not None and not widen(node, step):
         raise Refused(wrong)
+    trim_inputs(node)
     if rule is not None:
         rule(node, step)
     elif schema_of(node.op_type, older) is None:
         raise Refused(absence(node.op_type, older) or "it does not exist there")
-    return _drop_defaults(node, step) or rule is not None
+    return _drop_defaults(node, step) or rule is not None or wrong is not None
 
 
 def _drop_defaults(node: ir.Node, step: Step) -> bool:
@@ -114,7 +117,7 @@ def _drop_defaults(node: ir.Node, step: Step) -> bool:
             raise UnknownAttribute(f"attribute '{name}' is a parameter of the enclosing function")
         neutral = ir.serde.deserialize_attribute(default).value if default.name else None
         if neutral is None or neutral != found.value:
-            raise Refused(f"{name}={found.value} came to it with opset {step.version}")
+            raise Refused(f"{name}={found.value} came with opset {step.version}")
         node.attributes.pop(name)
     return bool(extra)
 
