@@ -13,11 +13,16 @@ from baker.passes.fuse._linear import Affine
 from baker.passes.fuse._rule import FLOATS
 
 
-def inference_fault(node: ir.Node) -> str | None:
-    """Why a BatchNormalization is not a fixed scale and shift, or None."""
+def inference_fault(node: ir.Node, opset: int) -> str | None:
+    """Why a BatchNormalization is not a fixed scale and shift, or None.
+
+    Args:
+        opset: below 7 it is in training mode unless `is_test` is set.
+    """
     if has_reference_attribute(node):
         return "an attribute is a parameter of the enclosing function"
-    if attribute(node, "training_mode", 0) or any(value.name for value in node.outputs[1:]):
+    trains = attribute(node, "training_mode", 0) or (opset < 7 and not attribute(node, "is_test", 0))
+    if trains or any(value.name for value in node.outputs[1:]):
         return "BatchNormalization is in training mode"
     if not attribute(node, "spatial", 1):
         return "BatchNormalization is not per channel (spatial=0)"

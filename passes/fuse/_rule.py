@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -104,13 +105,14 @@ def bypass(node: ir.Node, source: ir.Value) -> None:
 
 
 def substitute(old: ir.Node, op_type: str, inputs: Sequence[ir.Value | None], **attributes: object) -> ir.Node:
-    """Puts a new node with one output in the place of another; it inherits the names, the type and the metadata."""
+    """Puts a new node with one output in the place of another; it inherits names, type, metadata and doc string."""
     output = old.outputs[0]
     new = emit(old, op_type, inputs, attributes)
     value = new.outputs[0]
     value.type, value.shape = output.type, output.shape
     value.metadata_props.update(output.metadata_props)
     new.metadata_props.update(old.metadata_props)
+    new.doc_string = old.doc_string
     names, meta, taken = (old.name, output.name), (dict(old.meta), dict(output.meta)), output.is_graph_output()
     replace_value(output, value)
     remove_if_dead(output)
@@ -161,7 +163,10 @@ def scalar(value: ir.Value | None) -> float | None:
 
 
 def _size(value: ir.Value) -> int:
-    return int(value.const_value.size) if value.const_value is not None else 1 if value.shape is None else -1
+    if value.const_value is not None:
+        return int(value.const_value.size)
+    dims = () if value.shape is None else value.shape.dims  # a Constant in a function's body
+    return math.prod(dim if isinstance(dim, int) else -1 for dim in dims)
 
 
 def ints(value: ir.Value | None) -> list[int] | None:

@@ -39,7 +39,7 @@ class BatchNormAffine(FuseRule):
         """Both must be foldable, and nobody else may read what is between them."""
         step, norm = match.step, match.norm
         dtype = step.constant.dtype
-        reason = inference_fault(norm) or apart(norm, step.node)
+        reason = inference_fault(norm, self.facts.opset) or apart(norm, step.node)
         reason = reason or (type_fault(norm, dtype) if parameter_types(norm) != {dtype} else None)
         dims, size = shape_of(norm.inputs[0]), (shape_of(norm.inputs[1]) or (0,))[0]
         if reason is not None or dims is None or size is None:

@@ -39,7 +39,12 @@ class ConvBatchNorm(FuseRule):
     def check(self, match: Match) -> str | None:
         """Both must be foldable, and nobody else may read what is between them."""
         conv, norm = match.conv, match.norm
-        reason = inference_fault(norm) or fault(conv) or type_fault(norm, conv.inputs[1].dtype) or apart(conv, norm)
+        reason = (
+            inference_fault(norm, self.facts.opset)
+            or fault(conv)
+            or type_fault(norm, conv.inputs[1].dtype)
+            or apart(conv, norm)
+        )
         if reason is not None:
             return reason
         match.affine = affine_of(norm)

@@ -57,7 +57,9 @@ class MatmulAdd(FuseRule):
 
 
 def _take_name(gemm: ir.Node, matmul: ir.Node) -> None:
-    """Names the Gemm after the MatMul, which is gone, where the model's author named that."""
+    """Names the Gemm after the MatMul, which is gone, where the model's author named that; its words go first."""
+    gemm.metadata_props.update(matmul.metadata_props)
+    gemm.doc_string = matmul.doc_string or gemm.doc_string
     if matmul.meta.get(INVENTED):
         return
     gemm.name = matmul.name

@@ -38,7 +38,7 @@ class MatmulBatchNorm(FuseRule):
     def check(self, match: Match) -> str | None:
         """Both must be foldable, and nobody else may read what is between them."""
         linear, norm = match.linear, match.norm
-        reason = inference_fault(norm) or fault(linear) or type_fault(norm, linear.inputs[1].dtype)
+        reason = inference_fault(norm, self.facts.opset) or fault(linear) or type_fault(norm, linear.inputs[1].dtype)
         reason = reason or apart(linear, norm)
         if reason is not None:
             return reason
