@@ -1,0 +1,235 @@
+"""Softmax(scale * Q K^T + mask) V."""
+
+from __future__ import annotations
+
+import math
+
+import onnx_ir as ir
+
+from baker.model.graph import (
+    attribute,
+    can_replace,
+    emit,
+    is_op,
+    label,
+    remove_if_dead,
+    sole_reader,
+)
+from baker.passes.fuse._dims import Dims, Symbols, number
+from baker.passes.fuse._heads import HEADS_FIRST, Heads, heads_of, is_multiple, transposed_heads_of
+from baker.passes.fuse._mask import build, planned
+from baker.passes.fuse._match import Found, fault
+from baker.passes.fuse._rule import Facts, FuseRule, bypass, ints, substitute
+from baker.passes.fuse._scores import Scores, guard_of, reaches_product, scores_of, unscaled
+from baker.pipeline.pass_base import Change
+from baker.pipeline.rewrite import Match
+
+_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+
+
+class Attention(FuseRule):
+    """Make the products, the Softmax and what is between them one Attention.
+
+    Shapes: Q (batch, heads, q, d), K (batch, kv heads, k, d), V (batch, kv heads, k, e); heads a multiple of kv heads,
+        where K and V are repeated for it. Where heads were split off the last axis and are merged again behind, the
+        Attention reads (batch, q, heads * d) and does both; so it does with one head, (batch, q, d). The mask
+        broadcasts to (batch, heads, q, k). float32 and float16.
+
+        Softmax(c * tanh(Q K^T * scale / c) + mask) V  =  Attention(Q, K, V, mask, scale, softcap=c)
+
+    The scale may stand on Q, on K, on the scores, or on several; the mask may choose between scores and a number.
+
+    Error: exact over the reals; float32 max|dy| <= 4e-6 * max|y|.
+    Declines: Softmax over another axis; a value in between is read elsewhere; dims that are not known to be equal; a
+        scale that is no positive constant; a mask that is scaled, is one of two, or has another type; a mask of which a
+        row may hide everything in a way that ONNX Runtime's kernel, or ONNX, takes for another; float64, where ONNX
+        Runtime 1.32 rounds the scale to float32; one head in float16, where its kernel takes up to 3 times as long.
+    Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2; ONNX Attention.
+    """
+
+    anchor = "Softmax"
+    since = 23
+
+    def __init__(self, facts: Facts) -> None:
+        super().__init__(facts)
+        self.symbols = Symbols()
+
+    def match(self, node: ir.Node) -> Match | None:
+        """Finds a Softmax between two products of computed tensors."""
+        weights, guard = guard_of(node)
+        readers = [reader for reader, index in weights.uses() if is_op(reader, "MatMul") and index == 0]
+        if not readers or reaches_product(node.inputs[0]) is None:
+            return None
+        return Match(softmax=node, product=readers[0], guard=guard)
+
+    def check(self, match: Match) -> str | None:
+        """What is between the products must be attention, and nobody else may read it."""
+        scores = scores_of(match.softmax)
+        if isinstance(scores, str):
+            return scores
+        dtypes = {value.dtype for node in (scores.product, match.product) for value in node.inputs if value is not None}
+        if len(dtypes) != 1 or not dtypes <= set(_TYPES):
+            found = ", ".join(sorted(str(dtype) for dtype in dtypes))
+            return f"Q, K and V are {found}; ONNX Runtime's Attention is exact for float32 and float16"
+        reason = fault(Found(nodes=(match.product, *match.guard, match.softmax, *scores.nodes)))
+        return reason or self._shapes(match, scores)
+
+    def _shapes(self, match: Match, scores: Scores) -> str | None:
+        """Reads Q, K and V, and plans mask and form."""
+        dims = self.symbols.dims(scores.product.outputs[0])
+        if dims is None or attribute(match.softmax, "axis", -1) not in (-1, len(dims) - 1):
+            return (
+                "Softmax goes over another axis than the last" if dims is not None else "the scores have no known rank"
+            )
+        query, key, value, scale = _operands(match.product, scores, self.symbols)
+        if isinstance(key, str):
+            return key
+        ranks = {len(self.symbols.dims(each) or ()) for each in (*scores.product.inputs, match.product.inputs[1])}
+        reason = _mismatch(query, key, value) if ranks == {len(dims)} else "Q, K and V are of different ranks"
+        if reason is not None or query is None or value is None:
+            return reason
+        if not (0 < scale < math.inf):
+            return f"the scale is {scale:g}, not above 0"
+        match.scores, match.scale, match.heads, match.symbols = scores, scale, (query, key, value), self.symbols
+        rank = len(dims)
+        whole = (*query.dims[:3], key.dims[2])
+        mask = planned(scores, whole, bool(match.guard), self.symbols)
+        if isinstance(mask, str):
+            return mask
+        match.mask, match.merged = mask, _merged(match, rank, self.symbols)
+        return _form_fault(match, rank, self.symbols)
+
+    def apply(self, match: Match) -> Change:
+        """Puts one Attention in the place of all."""
+        name, query, key = label(match.product), match.heads[0], match.heads[1]
+        inputs: list[ir.Value | None] = [_input(each, match) for each in match.heads]
+        if match.mask is not None:
+            inputs.append(build(match.mask, match.product))
+        attributes: dict[str, object] = {"scale": float(match.scale)}
+        if match.scores.softcap:
+            attributes["softcap"] = float(match.scores.softcap)
+        if match.merged or query.value is query.flat:
+            attributes |= {"q_num_heads": query.heads, "kv_num_heads": key.heads}
+        if match.merged:
+            _put_merged(match, inputs, attributes)
+        else:
+            substitute(match.product, "Attention", inputs, **attributes)
+        return Change(self.name, name, "MatMul, Softmax, MatMul and what is between became Attention")
+
+
+def _operands(
+    product: ir.Node, scores: Scores, symbols: Symbols
+) -> tuple[Heads | None, Heads | str, Heads | None, float]:
+    """Q, K and V, and the whole scale."""
+    left, right, values = scores.product.inputs[0], scores.product.inputs[1], product.inputs[1]
+    if left is None or right is None or values is None:
+        return None, "an operand is absent", None, 0.0
+    left, on_query, _ = unscaled(left)
+    right, on_key, _ = unscaled(right)
+    key = transposed_heads_of(right, symbols)
+    inside = 1.0
+    if not isinstance(key, str) and key.value is not None and key.repeats == 1 and key.split is None:
+        source, inside, _ = unscaled(key.value)
+        key = heads_of(source, symbols) or key if inside != 1 else key
+    return heads_of(left, symbols), key, heads_of(values, symbols), scores.scale * on_query * on_key * inside
+
+
+def _mismatch(query: Heads | None, key: Heads, value: Heads | None) -> str | None:
+    """Why Q, K and V are not those of one Attention, or None."""
+    if query is None or value is None:
+        return "Q or V has no known rank, or another than 3 and 4"
+    if query.repeats != 1 or key.repeats != value.repeats or key.dims[1] != value.dims[1]:
+        return "K and V have not the same heads"
+    if not query.dims[0] == key.dims[0] == value.dims[0]:
+        return "Q, K and V are not known to have the same batch"
+    if query.dims[3] != key.dims[3]:
+        return "the heads of Q and K are not known to be of the same size"
+    if key.dims[2] != value.dims[2]:
+        return "K and V are not known to be of the same length"
+    if query.dims[1] == key.dims[1] and key.repeats == 1:
+        return None
+    if not is_multiple(query.dims[1], key.dims[1]):
+        return "the heads of Q are not known to be a multiple of those of K"
+    times = (query.heads or 0) // (key.heads or 1)
+    fits = key.repeats == times or (key.repeats == 1 and key.heads == 1)  # one head is broadcast
+    return None if fits else "the heads of K are not repeated for those of Q"
+
+
+def _merged(match: Match, rank: int, symbols: Symbols) -> ir.Node | None:
+    """The Transpose behind that merges the heads again, where all forms allow (batch, sequence, heads * size)."""
+    heads = match.heads
+    if rank != 4 or any(each.flat is None or each.heads is None for each in heads):
+        return None
+    if match.product.outputs[0].dtype != ir.DataType.FLOAT:  # ONNX Runtime's kernel is slow then
+        return None
+    node = sole_reader(match.product.outputs[0])
+    if is_op(node, "Reshape") and symbols.dims(node.outputs[0]) == symbols.dims(match.product.outputs[0]):
+        node = sole_reader(node.outputs[0])
+    if not is_op(node, "Transpose") or attribute(node, "perm", ()) != HEADS_FIRST or node.outputs[0].is_graph_output():
+        return None
+    if node.graph is not match.product.graph:
+        return None
+    return node if all(_takes_merged(reader, symbols) for reader, _ in node.outputs[0].uses()) else None
+
+
+def _takes_merged(reader: ir.Node, symbols: Symbols) -> bool:
+    """True for a Reshape that means the same for (batch, sequence, heads * size) as for the heads split."""
+    if not is_op(reader, "Reshape"):
+        return False
+    target = ints(reader.inputs[1])
+    if attribute(reader, "allowzero", 0) and (target is None or 0 in target):
+        return False
+    return 0 not in target[2:] if target is not None else len(symbols.elements(reader.inputs[1]) or [0] * 9) <= 3
+
+
+def _form_fault(match: Match, rank: int, symbols: Symbols) -> str | None:
+    key, mask = match.heads[1], match.mask
+    if rank == 3 and match.product.outputs[0].dtype != ir.DataType.FLOAT:
+        return "one head in float16: ONNX Runtime's Attention is slower than the parts"
+    if mask is not None and len(symbols.dims(mask.value) or ()) > rank:
+        return "the mask has more dims than the scores"
+    gone = len(match.scores.nodes) + len(match.guard) + 2
+    new = 1 + (mask.nodes if mask is not None else 0)
+    kept = 0 if match.merged or key.value is not None or key.split is None else 1
+    return None if new + kept < gone + kept else f"{new} nodes would stand where {gone} are"
+
+
+def _input(heads: Heads, match: Match) -> ir.Value | None:
+    if match.merged:
+        return heads.flat
+    if heads.value is not None:
+        return heads.value
+    node = emit(match.product, "Transpose", [heads.split], {"perm": list(HEADS_FIRST)})
+    output, split = node.outputs[0], heads.split
+    output.type = None if split is None else split.type
+    if split is not None and split.shape is not None:
+        output.shape = ir.Shape([split.shape[axis] for axis in HEADS_FIRST])
+    return output
+
+
+def _put_merged(match: Match, inputs: list[ir.Value | None], attributes: dict[str, object]) -> None:
+    """Puts an Attention with merged heads in the place of the products, and of what merged the heads behind them."""
+    transpose, product, query = match.merged, match.product, match.heads[0]
+    node = emit(product, "Attention", inputs, attributes)
+    node.metadata_props.update(product.metadata_props)
+    output, old = node.outputs[0], transpose.outputs[0]
+    output.type = product.outputs[0].type
+    width = (query.heads or 0) * (number(match.heads[2].dims[3]) or 0)
+    if old.shape is not None:
+        output.shape = ir.Shape([old.shape[0], old.shape[1], width])
+    for reshape in dict.fromkeys(reader for reader, _ in old.uses()):
+        target = ints(reshape.inputs[1])
+        same = target in ([0, 0, -1], [0, 0, width]) or _is_merged(reshape, match, width)
+        if same and can_replace(reshape.outputs[0], output):
+            bypass(reshape, output)
+        else:
+            reshape.replace_input_with(0, output)
+    remove_if_dead(old)
+
+
+def _is_merged(reshape: ir.Node, match: Match, width: int) -> bool:
+    dims: Dims | None = match.symbols.dims(reshape.outputs[0])
+    query = match.heads[0]
+    return (
+        dims is not None and len(dims) == 3 and dims[:2] == (query.dims[0], query.dims[2]) and number(dims[2]) == width
+    )
