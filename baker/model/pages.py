@@ -12,6 +12,7 @@ import contextlib
 import mmap
 import os
 import tempfile
+import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -32,6 +33,9 @@ SMALL = 1 << 14
 
 _SEGMENT = 1 << 28  # bytes of one temporary file; an open file can hold many arrays, and there may be 1024 of those
 
+_TICK = 0.01  # seconds, in which some 100 MB are read
+
+_looked_at = 0
 _maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
 
 
@@ -55,13 +59,41 @@ def release() -> None:
             mapping.madvise(mmap.MADV_DONTNEED)
 
 
+@contextlib.contextmanager
+def releasing() -> Iterator[None]:
+    """While somebody else's code reads large arrays from end to end, gives their pages back behind it."""
+    done = threading.Event()
+
+    def work() -> None:
+        while not done.wait(_TICK):
+            release()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        release()
+
+
+def looked_at(nbytes: int) -> None:
+    """Counts bytes that were read, and now and then gives their pages back."""
+    global _looked_at  # there is one address space
+    _looked_at += nbytes
+    if _looked_at >= 2 * PIECE:
+        release()
+        _looked_at = 0
+
+
 def pieces(data: bytes | memoryview, size: int = PIECE) -> Iterator[memoryview]:
     """Yields contiguous bytes piece by piece; the pages of one are given back before the next."""
     whole = memoryview(data)
     for start in range(0, len(whole), size):
-        yield whole[start : start + size]
-        if len(whole) > size:
-            release()
+        piece = whole[start : start + size]
+        yield piece
+        looked_at(len(piece))
 
 
 def rows_of(shape: Sequence[int], itemsize: int, size: int = PIECE) -> Iterator[slice]:
@@ -114,7 +146,7 @@ def stored(shape: Sequence[int], dtype: np.dtype[Any], parts: Iterable[Array]) -
             place.write(begun[:position], 0)
             place.write(data, position)
         position += data.nbytes
-        release()
+        looked_at(data.nbytes)
     assert position == nbytes, f"{position} bytes were given for an array of {nbytes}"
     return place.array().view(dtype).reshape(shape)
 

@@ -10,7 +10,10 @@ from typing import Any
 
 import onnx_ir as ir
 
-from baker.model.graph import is_constant, subgraphs
+from baker.model.graph import graphs, is_constant, subgraphs
+
+LARGE = 1 << 30
+"""Bytes of weights from which on there are no copies of all of them, in whatever precision or packing."""
 
 _TAG = 2  # protobuf tag and length of a short field
 _TENSOR = 12  # tags and lengths of a TensorProto: dims, type, name, raw_data
@@ -65,3 +68,14 @@ def _attribute_bytes(attribute: ir.Attr) -> int:
     if attribute.type in (ir.AttributeType.INTS, ir.AttributeType.FLOATS):
         return size + 5 * len(value)
     return size + 4
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Bytes of all initializers, those of subgraphs included."""
+    tensors = (value.const_value for graph in graphs(model) for value in graph.initializers.values())
+    return sum(int(tensor.nbytes) for tensor in tensors if tensor is not None)
+
+
+def is_large(model: ir.Model) -> bool:
+    """True where memory is planned for one copy of the weights: see `LARGE`."""
+    return weight_bytes(model) >= LARGE

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import onnx
+import onnx_ir as ir
 
-from baker.runtime.session import Source, optimized_graph
+from baker.model.size import is_large
+from baker.runtime.session import Source, optimized_graph, resolved
 
 KernelKind = Literal["integer", "ternary", "float"]
 
@@ -20,6 +22,8 @@ LOW_BITS = re.compile(r"^Q[A-Z]|Integer|DynamicQuantize|NBits|Bnb4|^Ternary")
 """What a layer on integer, ternary or packed weights is called."""
 # The names that ONNX and ONNX Runtime give to integer arithmetic.
 _INTEGER = re.compile(r"^Q[A-Z]|Integer|DynamicQuantize")
+_FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE}
+_LARGE_WEIGHT = 1 << 20  # bytes
 # Operators that hand a constant on as one.
 _CARRIERS = {"DequantizeLinear", "QuantizeLinear", "Transpose", "Cast", "Reshape", "Identity", "Unsqueeze", "Squeeze"}
 
@@ -49,18 +53,43 @@ def audit_kernels(model: Source, *, custom_ops: str | os.PathLike[str] | None = 
     Raises:
         ModelError: ONNX Runtime can't load the model.
     """
+    if isinstance(model, (str, os.PathLike)):
+        model = resolved(model)
+    if isinstance(model, ir.Model) and is_large(model):
+        light, weights = _without_weights(model)
+        return audit(optimized_graph(light, custom_ops=custom_ops, weights=False), weights)
     return audit(optimized_graph(model, custom_ops=custom_ops, weights=False))
 
 
-def audit(model: onnx.ModelProto) -> KernelAudit:
+def _without_weights(model: ir.Model) -> tuple[ir.Model, frozenset[str]]:
+    """A copy whose large floating-point weights are inputs, and their names: their kernels are float in any case."""
+    light, names = model.clone(), set[str]()
+    for value in list(light.graph.initializers.values()):
+        tensor = value.const_value
+        if tensor is None or tensor.dtype not in _FLOATS or tensor.nbytes < _LARGE_WEIGHT or not value.uses():
+            continue
+        if value.is_graph_input() or value.is_graph_output() or len(tensor.shape) < 2:
+            continue
+        del light.graph.initializers[value.name or ""]
+        value.const_value = None
+        light.graph.inputs.append(value)
+        names.add(value.name or "")
+    return light, frozenset(names)
+
+
+def audit(model: onnx.ModelProto, weights: frozenset[str] = frozenset()) -> KernelAudit:
     """Classifies the layers of a graph as it stands: give it ONNX Runtime's optimized graph.
+
+    Args:
+        weights: inputs that are weights.
 
     A layer is a node named like one (Conv, MatMul, Gemm, Attention, LSTM, ... in any fused form) that reads a constant
     of two or more dimensions. MatMulNBits counts as ternary at 2 bits, else as integer at accuracy_level 4 (int8
     activations), else as float: its weights are then expanded to float.
     """
     uses = tuple(
-        KernelUse(node.name or node.output[0], _qualified(node), _kernel(node)) for node in _layers(model.graph, set())
+        KernelUse(node.name or node.output[0], _qualified(node), _kernel(node))
+        for node in _layers(model.graph, set(weights))
     )
     counts = {kind: sum(use.kernel == kind for use in uses) for kind in ("integer", "ternary", "float")}
     return KernelAudit(counts["integer"], counts["ternary"], counts["float"], uses)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
@@ -18,19 +17,16 @@ from onnxruntime.capi import onnxruntime_pybind11_state as _state
 
 from baker.errors import BakerError, ModelError, ResourceError, UsageError
 from baker.model.files import ScratchFolder
-from baker.model.graph import Array, graphs
+from baker.model.graph import Array
 from baker.model.lower import lower
-from baker.model.marks import DECLARED, INVENTED, is_lowered
 from baker.model.operators import BAKER_DOMAIN
+from baker.model.pages import releasing
+from baker.model.size import LARGE, is_large
+from baker.runtime.handover import Packed, pack
+from baker.runtime.handover import Source as Source
+from baker.runtime.handover import one_line as one_line
 from baker.runtime.kernels import custom_ops_library
 from baker.runtime.supervise import running
-
-Source: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
-
-# A weight of this many bytes or more goes to ONNX Runtime as an array, not inside the serialized model: that saves a
-# copy in the protobuf and one in the serialized bytes. Smaller ones stay inside, because shape inference reads them.
-HAND_OVER_BYTES = 4096
-_HANDED_OVER = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.INT8, ir.DataType.UINT8}
 
 _SILENT = 4  # ONNX Runtime logs what it raises, too
 
@@ -56,6 +52,10 @@ def session(
 ) -> ort.InferenceSession:
     """Makes a plain ONNX Runtime session, with baker's custom-op library registered where the model needs it.
 
+    A model beyond `LARGE` bytes of weights that is not to be optimized is run so that it takes little memory: weights
+    are not packed anew, memory is given back after each operator, and what comes from a weight is computed when it is
+    needed.
+
     Args:
         model: a path, serialized bytes, a ModelProto, or an onnx_ir.Model, whose large weights are handed over as
             they are, without being serialized.
@@ -74,7 +74,7 @@ def session(
         UsageError: a file is not there.
         BakerError: the model needs baker's custom-op library, which was not built.
     """
-    model = _resolved(model)
+    model = resolved(model)
     given = ort_kwargs.pop("sess_options", None)
     options = _quiet_options() if given is None else given
     if not optimize:
@@ -83,11 +83,13 @@ def session(
         options.enable_cpu_mem_arena = False
     if threads is not None:
         options.intra_op_num_threads = threads
+    if given is None and not optimize and isinstance(model, ir.Model) and is_large(model):
+        _be_frugal(options)
     for key, value in (config or {}).items():
         options.add_session_config_entry(key, value)
     _register(options, model, custom_ops)
     # Options that the caller may use again must not be left pointing to this model's weights.
-    return _create(_pack(model, hand_over=given is None), options, ort_kwargs)
+    return _create(pack(model, hand_over=given is None), options, ort_kwargs)
 
 
 def _quiet_options() -> ort.SessionOptions:
@@ -96,13 +98,20 @@ def _quiet_options() -> ort.SessionOptions:
     return options
 
 
-def _create(packed: _Packed, options: ort.SessionOptions, ort_kwargs: dict[str, Any]) -> ort.InferenceSession:
+def _be_frugal(options: ort.SessionOptions) -> None:
+    options.enable_cpu_mem_arena = False
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # else a Cast runs first where it reads a weight alone
+    options.add_session_config_entry("session.disable_prepacking", "1")
+
+
+def _create(packed: Packed, options: ort.SessionOptions, ort_kwargs: dict[str, Any]) -> ort.InferenceSession:
     ort_kwargs.setdefault("providers", ["CPUExecutionProvider"])
     ort_kwargs.setdefault("enable_fallback", 0)  # a second try prints to stdout and hides why the first one failed
     if packed.names:
         options.add_external_initializers(packed.names, packed.values)
     try:
-        with running(f"loading {packed.what} into ONNX Runtime"):
+        behind = releasing() if packed.nbytes >= LARGE else contextlib.nullcontext()
+        with running(f"loading {packed.what} into ONNX Runtime"), behind:  # it copies the weights
             created = ort.InferenceSession(packed.content, options, **ort_kwargs)
     except ORT_ERRORS as error:
         raise _explained(error, f"ONNX Runtime can't load {packed.what}") from error
@@ -171,14 +180,14 @@ def optimized_session(
             "session.optimized_model_external_initializers_file_name": "weights.bin",
             "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
         }
-        model, options = _resolved(model), _quiet_options()
+        model, options = resolved(model), _quiet_options()
         options.optimized_model_filepath = str(path)
         if threads is not None:
             options.intra_op_num_threads = threads
         for key, value in (where | dict(config or {})).items():
             options.add_session_config_entry(key, value)
         _register(options, model, custom_ops)
-        created = _create(_pack(model, hand_over=True), options, {})
+        created = _create(pack(model, hand_over=True), options, {})
         return created, onnx.load(path, load_external_data=weights)
 
 
@@ -191,14 +200,6 @@ def _explained(error: BaseException, what: str) -> BakerError:
     if isinstance(error, MemoryError) or any(words in str(error) for words in _EXHAUSTED):
         return ResourceError(f"{what}, for want of memory: {one_line(error) or 'out of memory'}")
     return ModelError(f"{what}: {one_line(error)}")
-
-
-def one_line(error: BaseException) -> str:
-    """Returns an ONNX Runtime message without its prefix and line breaks, at most 300 characters."""
-    text = " ".join(str(error).split())
-    if text.startswith("[ONNXRuntimeError] : "):
-        text = text.split(" : ", 3)[-1]
-    return text if len(text) <= 300 else text[:297] + "..."
 
 
 # ---- custom operators ------------------------------------------------------------------------------------------
@@ -243,81 +244,8 @@ def _file_holds(path: Path, word: bytes) -> bool:
         return content.find(word) >= 0
 
 
-# ---- handing a model over --------------------------------------------------------------------------------------
-
-
-def _resolved(model: Source) -> Source:
+def resolved(model: Source) -> Source:
     """Reads a file that may name external data here, where the names are checked: ONNX Runtime follows hard links."""
     if isinstance(model, (str, os.PathLike)) and _file_holds(Path(model), b"location"):
         return lower(model)
     return model
-
-
-@dataclass
-class _Packed:
-    """What ONNX Runtime is given: a path or bytes, and weights that the bytes lack."""
-
-    content: str | bytes
-    what: str
-    names: list[str] = field(default_factory=list)
-    values: list[ort.OrtValue] = field(default_factory=list)
-
-
-def _pack(model: Source, *, hand_over: bool) -> _Packed:
-    if isinstance(model, ir.Model):
-        return _pack_ir(model, hand_over)
-    if isinstance(model, onnx.ModelProto):
-        return _Packed(model.SerializeToString(), _what(model.graph.name))
-    if isinstance(model, bytes):
-        return _Packed(model, "the model")
-    return _Packed(os.fspath(model), f"'{os.fspath(model)}'")
-
-
-def _pack_ir(model: ir.Model, hand_over: bool) -> _Packed:
-    what = _what(model.graph.name)
-    try:
-        return _strip_and_serialize(model, hand_over, what)
-    except (RuntimeError, TypeError, ValueError) as error:  # what onnx_ir raises for a model that is not whole
-        raise ModelError(f"{what} can't be serialized: {one_line(_root(error))}") from error
-
-
-def _root(error: BaseException) -> BaseException:
-    """What started a chain of exceptions; onnx_ir adds one for each level of the graph."""
-    return error if error.__cause__ is None else _root(error.__cause__)
-
-
-def _strip_and_serialize(model: ir.Model, hand_over: bool, what: str) -> _Packed:
-    packed = _Packed(b"", what)
-    stripped = model.clone()
-    for value in list(stripped.graph.initializers.values()) if hand_over else []:
-        tensor = value.const_value
-        if tensor is None or tensor.nbytes < HAND_OVER_BYTES or tensor.dtype not in _HANDED_OVER:
-            continue
-        if not value.uses() and not value.is_graph_output():
-            continue  # ONNX Runtime drops what nobody reads, and then misses it among what was handed over
-        array = np.ascontiguousarray(tensor.numpy())
-        name = value.name or ""
-        packed.names.append(name)
-        packed.values.append(ort.OrtValue.ortvalue_from_numpy(array))
-        # Stands in for the array; nothing is ever read from this place.
-        value.const_value = ir.ExternalTensor(
-            "memory", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(array.shape), name=name
-        )
-    if is_lowered(model):
-        _forget_inferred(stripped)
-    packed.content = ir.to_proto(stripped).SerializeToString()
-    return packed
-
-
-def _forget_inferred(model: ir.Model) -> None:
-    """Takes off the types that `lower` and the passes inferred: `save` leaves them out, so nothing may rely on them."""
-    for graph in graphs(model):
-        for node in graph:
-            for value in node.outputs:
-                inner = graph is not model.graph and value.meta.get(INVENTED)
-                if DECLARED not in value.meta and (inner or not value.is_graph_output()):
-                    value.type = value.shape = None
-
-
-def _what(name: str | None) -> str:
-    return f"model '{name}'" if name else "the model"

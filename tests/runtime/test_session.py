@@ -13,8 +13,9 @@ import pytest
 from helpers import from_text, seeded
 
 from baker.errors import ModelError, SecurityError, UsageError
+from baker.runtime.handover import HAND_OVER_BYTES
 from baker.runtime.kernels import custom_ops_library, pack_codes, ternary_matmul_reference
-from baker.runtime.session import HAND_OVER_BYTES, optimized_graph, run, session
+from baker.runtime.session import optimized_graph, run, session
 
 HEAD = '<ir_version: 10, opset_import: ["" : 20]>\n'
 LINEAR = HEAD + "net (float[N, 64] x) => (float[N, 64] y) { h = MatMul(x, w)  y = Add(h, b) }"
