@@ -12,6 +12,7 @@ from baker.passes.fold.analysis import Analysis
 from baker.passes.fold.branches import inline_branches
 from baker.passes.fold.evaluate import EvaluationError
 from baker.passes.fold.growth import Plan, worth_storing
+from baker.passes.fold.loops import inline_loops
 from baker.passes.fold.targets import simplify_targets
 from baker.pipeline.pass_base import Change, Declined, Pass, PassContext, PassResult
 from baker.proof.numerics import Fidelity
@@ -25,7 +26,8 @@ class Fold(Pass):
         Reshape(x, Concat(Gather(Shape(x), 0), [8, 15]))  ->  Reshape(x, [0, 8, 15])
 
     An If goes when its condition is known, or when one of its branches could only end in an error: an LSTM behind it
-    takes 3 dims, and the branch would give it 4. What ran before runs as before.
+    takes 3 dims, and the branch would give it 4. What ran before runs as before. A Loop that is known to run once, or
+    not at all, goes as well.
 
     Formula: a value is stored where what it takes is no more than what dies with it (nodes, and constants that nobody
     else reads). Values that would make the file grow are stored only if all of them together stay within ``growth``.
@@ -87,6 +89,9 @@ def _fold(
             done = simplify_targets(model, analysis, context)
         if shapes and not done:
             done, refused = inline_branches(model, analysis, context)
+            declined += refused
+        if shapes and not done:
+            done, refused = inline_loops(model, analysis, context)
             declined += refused
         changes += done
         if not done:

@@ -42,7 +42,7 @@ def inline_branches(model: ir.Model, analysis: Analysis, context: PassContext) -
             name = label(node)
             if not context.admits("if", name):
                 continue
-            names = names or _count_names(model)
+            names = names or count_names(model)
             _inline(node, taken, names)
             changes.append(Change("if", name, f"replaced by a branch: {why}"))
             context.did(model, changes[-1])
@@ -66,9 +66,17 @@ def _taken_branch(node: ir.Node, analysis: Analysis) -> tuple[ir.Graph, str] | N
 
 def _inline(node: ir.Node, branch: ir.Graph, names: Counter[str]) -> None:
     """Moves the branch in front of the If, gives its outputs to the If's readers and removes the If."""
-    outer = graph_of(node)
     results = list(branch.outputs)
     branch.outputs.clear()
+    move_into(node, branch, names)
+    for output, result in zip(node.outputs, results, strict=True):
+        hand_over(node, output, result)
+    remove_dead_node(node)
+
+
+def move_into(node: ir.Node, branch: ir.Graph, names: Counter[str]) -> None:
+    """Moves the nodes and initializers of a subgraph in front of the node that holds it."""
+    outer = graph_of(node)
     for value in list(branch.initializers.values()):
         del branch.initializers[value.name or ""]
         value.name = _outer_name(outer, "value", value.name, names)
@@ -79,9 +87,6 @@ def _inline(node: ir.Node, branch: ir.Graph, names: Counter[str]) -> None:
         for value in inner.outputs:
             value.name = _outer_name(outer, "value", value.name, names)
         outer.insert_before(node, inner)
-    for output, result in zip(node.outputs, results, strict=True):
-        _hand_over(node, output, result)
-    remove_dead_node(node)
 
 
 def _outer_name(outer: ir.Graph, kind: str, name: str | None, names: Counter[str]) -> str | None:
@@ -89,7 +94,8 @@ def _outer_name(outer: ir.Graph, kind: str, name: str | None, names: Counter[str
     return unique_name(outer, name) if name and names[f"{kind} {name}"] > 1 else name
 
 
-def _count_names(model: ir.Model) -> Counter[str]:
+def count_names(model: ir.Model) -> Counter[str]:
+    """How often each name of a value or a node is taken."""
     names: Counter[str] = Counter()
     for graph, _ in scopes(model):
         values = [*graph.inputs, *(v for v in graph.initializers.values() if not v.is_graph_input())]
@@ -99,7 +105,8 @@ def _count_names(model: ir.Model) -> Counter[str]:
     return names
 
 
-def _hand_over(node: ir.Node, output: ir.Value, result: ir.Value) -> None:
+def hand_over(node: ir.Node, output: ir.Value, result: ir.Value) -> None:
+    """Lets the readers of an output read another value; through an Identity where a graph output keeps its name."""
     if can_replace(output, result):
         replace_value(output, result)
         return
