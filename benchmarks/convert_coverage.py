@@ -4,8 +4,9 @@
 
 Each model that ONNX Runtime runs (optimizer off) is converted by baker, by onnx.version_converter and by
 onnxscript.version_converter. ``right``: the result passes onnx's checker, imports the opset that was asked for, and
-gives the same numbers. ``refused``: an error, or a model of another opset, or what onnx's checker does not take.
-``can't run``: ONNX Runtime does not run it. ``wrong``: other numbers, shapes or types. ``crash``: the process died.
+gives the same numbers, or, output by output, those that ONNX expects. ``refused``: an error, a model of another opset,
+or what onnx's checker does not take. ``can't run``: ONNX Runtime does not run it. ``wrong``: other numbers, shapes or
+types. ``crash``: the process died.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
 
@@ -62,15 +64,29 @@ TOOLS: dict[str, Callable[[onnx.ModelProto, int], onnx.ModelProto]] = {
 }
 
 
-def node_cases(only: str) -> Iterator[tuple[str, onnx.ModelProto, list[Any]]]:
-    """Name, model and inputs of the node tests that draw no random numbers."""
+@dataclass(frozen=True)
+class Case:
+    """A node test: what goes in, and what ONNX expects to come out."""
+
+    name: str
+    model: onnx.ModelProto
+    inputs: list[Any]
+    outputs: list[Any]
+
+
+def node_cases(only: str) -> Iterator[Case]:
+    """The node tests that draw no random numbers."""
     from onnx.backend.test.case.node import collect_testcases
 
     for case in sorted(collect_testcases(None), key=lambda case: case.name):
         drawn = any(word in case.name for word in RANDOM)
         if case.model is not None and case.data_sets and fnmatch(case.name, only) and not drawn:
-            inputs = [numpy_helper.to_array(v) if isinstance(v, onnx.TensorProto) else v for v in case.data_sets[0][0]]
-            yield case.name, case.model, inputs
+            inputs, outputs = (list(map(plain, values)) for values in case.data_sets[0])
+            yield Case(case.name, case.model, inputs, outputs)
+
+
+def plain(value: Any) -> Any:
+    return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
 
 
 def run(model: onnx.ModelProto, inputs: list[Any]) -> list[Any] | None:
@@ -100,10 +116,10 @@ def same(found: Any, expected: Any) -> bool:
     return bool(np.allclose(found, expected, rtol=step, atol=step, equal_nan=True))
 
 
-def outcome(tool: str, model: onnx.ModelProto, opset: int, inputs: list[Any], expected: list[Any]) -> tuple[str, str]:
+def outcome(tool: str, case: Case, opset: int, expected: list[Any]) -> tuple[str, str]:
     """One of `OUTCOMES`, and what is to be said of it."""
     try:
-        converted = TOOLS[tool](model, opset)
+        converted = TOOLS[tool](case.model, opset)
         if opset_of(converted) != opset:
             return "refused", f"the result is of opset {opset_of(converted)}"
         onnx.checker.check_model(converted)
@@ -112,25 +128,26 @@ def outcome(tool: str, model: onnx.ModelProto, opset: int, inputs: list[Any], ex
             return "crash", f"{type(error).__name__}: {error}"
         kind = "checker: " if isinstance(error, onnx.checker.ValidationError) else ""
         return "refused", kind + str(error)
-    found = run(converted, inputs)
+    found = run(converted, case.inputs)
     if found is None:
         return "can't run", ""
-    return ("right", "") if same(found, expected) else ("wrong", "")
+    pairs = zip(found, expected, case.outputs, strict=True)
+    return ("right" if all(same(one, was) or same(one, due) for one, was, due in pairs) else "wrong"), ""
 
 
-def _child(pipe: Any, tool: str, model: onnx.ModelProto, targets: list[int], inputs: list[Any]) -> None:
+def _child(pipe: Any, tool: str, case: Case, targets: list[int]) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    expected = run(model, inputs)
+    expected = run(case.model, case.inputs)
     for opset in targets if expected is not None else ():
-        pipe.send((opset, *outcome(tool, model, opset, inputs, expected)))  # type: ignore[arg-type]
+        pipe.send((opset, *outcome(tool, case, opset, expected or [])))
     pipe.send(None)
 
 
-def outcomes(tool: str, model: onnx.ModelProto, targets: list[int], inputs: list[Any]) -> dict[int, tuple[str, str]]:
+def outcomes(tool: str, case: Case, targets: list[int]) -> dict[int, tuple[str, str]]:
     """The outcome for each target, from a process of its own, since converters may take theirs with them."""
     here, there = multiprocessing.Pipe(duplex=False)
     context = multiprocessing.get_context("fork")
-    process = context.Process(target=_child, args=(there, tool, model, targets, inputs))
+    process = context.Process(target=_child, args=(there, tool, case, targets))
     process.start()
     there.close()
     found: dict[int, tuple[str, str]] = {}
@@ -161,15 +178,15 @@ def main() -> int:
     tools = arguments.tools.split(",")
     counts: dict[str, Counter[tuple[str, str]]] = {tool: Counter() for tool in tools}
     reasons = Counter[str]()
-    for name, model, inputs in node_cases(arguments.only):
-        old = opset_of(model)
+    for case in node_cases(arguments.only):
+        old = opset_of(case.model)
         wanted = [target for target in targets if old and target != old]
         for tool in tools if wanted else ():
-            for opset, (status, said) in outcomes(tool, model, wanted, inputs).items():
+            for opset, (status, said) in outcomes(tool, case, wanted).items():
                 counts[tool]["up" if opset > old else "down", status] += 1
                 if tool == "baker" and arguments.details:
                     if status in ("wrong", "crash", "can't run") or said.startswith("checker"):
-                        print(f"{status}: {name} {old} -> {opset} {said[:300]}", flush=True)
+                        print(f"{status}: {case.name} {old} -> {opset} {said[:300]}", flush=True)
                     reasons[re.sub(r"'[^']*' ", "", said)[:140]] += 1
     print(f"\n{machine()}\n")
     rows = [

@@ -190,6 +190,16 @@ def _constant_down(node: ir.Node, step: Step) -> None:
             put(node, "value", ir.StringTensor(np.array(items, object), shape=ir.Shape(np.shape(items))))
 
 
+def _mod_down(node: ir.Node, step: Step) -> None:
+    floats = dtype_of(node) in (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+    if floats and not attribute(node, "fmod", 0):
+        raise Refused("before opset 28 Mod takes floating-point numbers with fmod=1 alone")
+
+
+def _scan_up(node: ir.Node, step: Step) -> None:
+    raise Refused("the Scan of opset 8 runs over each element of a batch, which no later one does")
+
+
 def _renamed(op_type: str) -> Rule:
     def rule(node: ir.Node, step: Step) -> None:
         node.op_type = op_type
@@ -256,15 +266,34 @@ def _reshape_down(node: ir.Node, step: Step) -> None:
 
 def _trilu_down(node: ir.Node, step: Step) -> None:
     """A mask of the triangle and a Where stand in for it."""
-    shape = shape_of(node.inputs[0])
-    offset = 0 if given(node, 1) is None else int(known(node, 1, "k").reshape(-1)[0])
-    if shape is None or shape[-1] is None or shape[-2] is None:
-        raise Refused("it does not exist before opset 14, and the dims of its matrix are not fixed")
+    shape, constant = shape_of(node.inputs[0]), given(node, 1) is None or is_constant(node.inputs[1])
     upper = bool(attribute(node, "upper", 1))
-    whole = np.ones((shape[-2], shape[-1]), bool)
-    mask = np.triu(whole, offset) if upper else np.tril(whole, offset)
     zero = step.constant(node, "zero", np.zeros((), dtype_of(node).numpy()))
-    become(node, front(node, "Where", [step.constant(node, "mask", mask), node.inputs[0], zero]))
+    if shape is None or shape[-1] is None or shape[-2] is None or not constant:
+        mask = _computed_triangle(node, step, upper)
+    else:
+        offset = 0 if given(node, 1) is None else int(known(node, 1, "k").reshape(-1)[0])
+        whole = np.ones((shape[-2], shape[-1]), bool)
+        mask = step.constant(node, "mask", np.triu(whole, offset) if upper else np.tril(whole, offset))
+    become(node, front(node, "Where", [mask, node.inputs[0], zero]))
+
+
+def _computed_triangle(node: ir.Node, step: Step, upper: bool) -> ir.Value:
+    """The mask of a matrix whose dims, or whose diagonal, are known when the model runs alone."""
+    first, unit = (
+        step.constant(node, "first", np.zeros((), np.int64)),
+        step.constant(node, "unit", np.ones((), np.int64)),
+    )
+    dims = front(node, "Shape", [node.inputs[0]])
+    counted = []
+    for axis in (-2, -1):
+        size = front(node, "Gather", [dims, step.constant(node, "axis", np.array(axis, np.int64))])
+        counted.append(front(node, "Range", [first, size, unit]))
+    rows = front(node, "Unsqueeze", [counted[0], step.constant(node, "axes", int64(1))])
+    distance = front(node, "Sub", [counted[1], rows])
+    offset = given(node, 1) or first
+    outside = front(node, "Less" if upper else "Greater", [distance, offset])
+    return front(node, "Not", [outside])
 
 
 def _cast_like_down(node: ir.Node, step: Step) -> None:
@@ -281,6 +310,7 @@ UP: Rules = {
     ("GridSample", 20): _renamed_mode({"bilinear": "linear", "bicubic": "cubic"}),
     ("GroupNormalization", 21): _group_norm_up,
     ("RoiAlign", 16): _roi_align_up,
+    ("Scan", 9): _scan_up,
     ("Scatter", 11): _renamed("ScatterElements"),
 }
 DOWN: Rules = {
@@ -301,6 +331,7 @@ DOWN: Rules = {
     ("Gemm", 11): _gemm_down,
     ("GridSample", 20): _renamed_mode({"linear": "bilinear", "cubic": "bicubic"}),
     ("LpPool", 18): _neutral(("ceil_mode", 0), ("dilations", 1)),
+    ("Mod", 28): _mod_down,
     ("MaxPool", 10): _neutral(("ceil_mode", 0), ("dilations", 1)),
     ("QuantizeLinear", 13): _per_tensor,
     ("QuantizeLinear", 19): _only_float8("saturate"),

@@ -103,7 +103,11 @@ def lower_node(node: ir.Node, step: Step) -> bool:
         rule(node, step)
     elif schema_of(node.op_type, older) is None:
         raise Refused(absence(node.op_type, older) or "it does not exist there")
-    return _drop_defaults(node, step) or rule is not None or wrong is not None
+    changed = _drop_defaults(node, step) or rule is not None or wrong is not None
+    left = fault(node, older) if node.graph is not None else None
+    if left is not None:
+        raise Refused(left)
+    return changed
 
 
 def _drop_defaults(node: ir.Node, step: Step) -> bool:
