@@ -37,8 +37,8 @@ def over_root(dividend: Pattern, variance: Pattern, scale: Pattern | None = None
     return OneOf(Op("Div", dividend, root), Product(dividend, inverse))
 
 
-def axes_fault(found: Found, *reductions: str) -> str | None:
-    """Why the reductions, by their names, don't run over the same last axes of x and keep them; or None."""
+def axes_fault(found: Found, *reductions: str, single: bool = False) -> str | None:
+    """Why the reductions, by their names, don't run over the same last axes of x, or axis, and keep them; or None."""
     axes: set[tuple[int, ...] | None] = set()
     for name in reductions:
         node = found.values[name].producer()
@@ -52,6 +52,8 @@ def axes_fault(found: Found, *reductions: str) -> str | None:
         return "the axes are unknown, or all there are"
     if common != tuple(range(-len(common), 0)):
         return f"the axes {list(common)} are not the last ones"
+    if single and len(common) != 1:
+        return f"there are {len(common)} axes, not 1"
     return None
 
 
