@@ -188,10 +188,20 @@ def _form_fault(match: Match, rank: int, symbols: Symbols) -> str | None:
         return "one head in float16: ONNX Runtime's Attention is slower than the parts"
     if mask is not None and len(symbols.dims(mask.value) or ()) > rank:
         return "the mask has more dims than the scores"
-    gone = len(match.scores.nodes) + len(match.guard) + 2
+    gone = len(match.scores.nodes) + len(match.guard) + 2 + _dying(key)
     new = 1 + (mask.nodes if mask is not None else 0)
-    kept = 0 if match.merged or key.value is not None or key.split is None else 1
-    return None if new + kept < gone + kept else f"{new} nodes would stand where {gone} are"
+    new += 0 if match.merged or key.value is not None else 1  # a Transpose of its own
+    return None if new < gone else f"{new} nodes would stand where {gone} are"
+
+
+def _dying(key: Heads) -> int:
+    """How many of the nodes that transpose and repeat K nobody else needs."""
+    count = 0
+    for node in key.between:
+        if sole_reader(node.outputs[0]) is None or node.outputs[0] is key.value:
+            break
+        count += 1
+    return count
 
 
 def _input(heads: Heads, match: Match) -> ir.Value | None:

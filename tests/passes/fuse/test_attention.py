@@ -1,0 +1,352 @@
+"""Attention: every form becomes the operator with the same numbers, and what is not attention stays."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from helpers import from_text, ops, outputs, seeded
+from rewrite_tools import held, reasons
+
+from baker.model.lower import lower
+from baker.model.save import to_bytes
+from baker.passes.fuse import Fuse
+from baker.pipeline.pass_base import PassResult
+
+QKV = "float[B,4,Q,8] q, float[B,4,K,8] k, float[B,4,K,6] v"
+LOWEST = float(np.finfo(np.float32).min)
+FEEDS = {"q": seeded(2, 4, 5, 8), "k": seeded(2, 4, 7, 8, seed=1), "v": seeded(2, 4, 7, 6, seed=2)}
+ONE = {"q": seeded(1, 4, 1, 8), "k": seeded(1, 4, 3, 8, seed=1), "v": seeded(1, 4, 3, 6, seed=2)}
+PASS = Fuse(opset=23, rules=("attention",))
+
+
+def graph(body: str, inputs: str = QKV, weights: str = "", opset: int = 23, kind: str = "float") -> str:
+    more = f"<{weights}>" if weights else ""
+    return f'<ir_version: 10, opset_import: ["": {opset}]> g ({inputs}) => ({kind}[A,C,D,E] y) {more} {{ {body} }}'
+
+
+def plain(scores: str = "s = MatMul (q, t)", mask: str = "", name: str = "s", v: str = "v") -> str:
+    return f"t = Transpose<perm = [0,1,3,2]> (k) {scores} {mask} p = Softmax<axis = -1> ({name}) y = MatMul (p, {v})"
+
+
+def fused(text: str, *feeds: dict[str, np.ndarray], weights: dict[str, np.ndarray] | None = None) -> PassResult:
+    model = from_text(text, weights)
+    result = held(model, PASS, *feeds, growth=1.0)
+    assert "Attention" in ops(model) and "Softmax" not in ops(model), result.declined
+    against_reference(model, *feeds)
+    return result
+
+
+def against_reference(model, *feeds) -> None:
+    """ONNX Runtime and ONNX's own evaluator agree on the operator that was made."""
+    proto = onnx.load_model_from_string(to_bytes(model))
+    for feed in feeds:
+        (wanted,) = onnx.reference.ReferenceEvaluator(proto).run(None, feed)
+        (found,) = outputs(model, feed).values()
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-6 * np.abs(wanted).max())
+
+
+def refused(text: str, *feeds: dict[str, np.ndarray], weights: dict[str, np.ndarray] | None = None) -> str:
+    model = from_text(text, weights)
+    result = held(model, PASS, *feeds, error=0)
+    assert "Attention" not in ops(model)
+    (reason,) = reasons(result, "attention")
+    return reason
+
+
+# ---- scale --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scores", "scale"),
+    [
+        ("s = MatMul (q, t)", 1.0),
+        ("a = MatMul (q, t) s = Mul (a, c)", 0.5),
+        ("a = MatMul (q, t) s = Div (a, c)", 2.0),
+        ("a = Mul (c, q) s = MatMul (a, t)", 0.5),
+        ("a = Mul (q, c) b = Mul (t, c) s = MatMul (a, b)", 0.25),
+        ("a = Mul (q, c) b = MatMul (a, t) s = Div (b, c)", 1.0),
+    ],
+)
+def test_the_scale_stands_anywhere(scores: str, scale: float):
+    model = from_text(graph(plain(scores), weights="float c = {0.5}"))
+    held(model, PASS, FEEDS, ONE, growth=1.0)
+    (node,) = [node for node in model.graph if node.op_type == "Attention"]
+    assert ops(model) == ["Attention"] and node.attributes["scale"].as_float() == scale
+
+
+def test_a_soft_cap():
+    body = plain("a = MatMul (q, t) b = Mul (a, c) d = Tanh (b) s = Mul (d, e)")
+    model = from_text(graph(body, weights="float c = {0.25}, float e = {2}"))
+    held(model, PASS, FEEDS, growth=1.0)
+    (node,) = model.graph
+    assert node.attributes["softcap"].as_float() == 2 and node.attributes["scale"].as_float() == 0.5
+
+
+@pytest.mark.parametrize("number", ["{-0.5}", "{0}"])
+def test_a_scale_that_is_not_positive(number: str):
+    text = graph(plain("a = MatMul (q, t) s = Mul (a, c)"), weights=f"float c = {number}")
+    assert "not above 0" in refused(text, FEEDS)
+
+
+# ---- masks --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["Q,K", "1,Q,K", "1,1,Q,K", "B,1,Q,K", "B,4,Q,K", "1,4,Q,K", "4,Q,K"])
+def test_a_float_mask(kind: str):
+    sizes = {"B": 2, "Q": 5, "K": 7, "1": 1, "4": 4}
+    mask = seeded(*[sizes[name] for name in kind.split(",")], seed=3)
+    mask[..., 0, 1:] = LOWEST
+    mask[..., 2, :] = LOWEST  # a whole row: ONNX Runtime's kernel would make it 0
+    text = graph(plain(mask="m = Add (s, mask)", name="m"), f"{QKV}, float[{kind}] mask")
+    fused(text, {**FEEDS, "mask": mask})
+
+
+@pytest.mark.parametrize(("kind", "length"), [("B,1,1,K", "5"), ("1,K", "5"), ("K", "5"), ("B,1,1,Q", "Q")])
+def test_a_mask_of_keys_alone_is_expanded(kind: str, length: str):
+    sizes = {"B": 2, "K": 7, "Q": 6, "1": 1}
+    keys = "K" if length == "5" else "Q"
+    mask = seeded(*[sizes[name] for name in kind.split(",")], seed=3)
+    rows = 5 if length == "5" else sizes["Q"]
+    feed = {"q": seeded(2, 4, rows, 8), "k": seeded(2, 4, sizes[keys], 8), "v": seeded(2, 4, sizes[keys], 6)}
+    inputs = f"float[B,4,{length},8] q, float[B,4,{keys},8] k, float[B,4,{keys},6] v, float[{kind}] mask"
+    scale = "a = MatMul (q, t) s = Mul (a, c)"
+    text = graph(plain(scale, "m = Add (mask, s)", "m"), inputs, "float c = {0.5}")
+    model = from_text(text)
+    held(model, PASS, {**feed, "mask": mask}, growth=1.0)
+    assert "Attention" in ops(model) and "Expand" in ops(model)
+
+
+@pytest.mark.parametrize(("where", "fill"), [("Where (mask, zero, low)", LOWEST), ("Where (mask, low, zero)", LOWEST)])
+def test_a_mask_that_was_chosen_from_two_numbers(where: str, fill: float):
+    mask = seeded(2, 1, 5, 7, seed=3) > 0
+    mask[0, 0, 1], mask[1, 0, 2] = True, False  # whole rows
+    text = graph(plain(mask=f"f = {where} m = Add (s, f)", name="m"), f"{QKV}, bool[B,1,Q,K] mask", "float zero = {0}")
+    model = from_text(text, {"low": np.float32(fill)})
+    held(model, PASS, {**FEEDS, "mask": mask}, growth=1.0)
+    assert ops(model) == ["Where", "Attention"]
+
+
+@pytest.mark.parametrize("where", ["Where (mask, s, low)", "Where (mask, low, s)"])
+def test_scores_that_are_replaced(where: str):
+    mask = seeded(2, 1, 5, 7, seed=3) > 0
+    mask[0, 0, 1], mask[1, 0, 2] = True, False
+    text = graph(plain(mask=f"m = {where}", name="m"), f"{QKV}, bool[B,1,Q,K] mask")
+    fused(text, {**FEEDS, "mask": mask}, weights={"low": np.float32(-1e30)})
+
+
+@pytest.mark.parametrize("mask", ["f = Where (mask, zero, low) m = Add (s, f)", "m = Where (mask, s, low)"])
+def test_minus_infinity_becomes_a_boolean_mask_where_an_empty_row_is_0(mask: str):
+    inputs = f"{QKV}, bool[B,1,Q,K] mask"
+    guard = "p = Softmax<axis = -1> (m) n = IsNaN (p) g = Where (n, zero, p) y = MatMul (g, v)"
+    head = "t = Transpose<perm = [0,1,3,2]> (k) s = MatMul (q, t)"
+    seen = seeded(2, 1, 5, 7, seed=3) > 0
+    seen[1, 0, 2] = False
+    model = from_text(graph(f"{head} {mask} {guard}", inputs, "float zero = {0}"), {"low": np.float32(-np.inf)})
+    held(model, PASS, {**FEEDS, "mask": seen}, growth=1.0)
+    assert ops(model) == ["Attention"]
+    plain_text = graph(plain(mask=mask, name="m"), inputs, "float zero = {0}")
+    seen[..., 0] = True
+    assert "NaN here, and 0" in refused(plain_text, {**FEEDS, "mask": seen}, weights={"low": np.float32(-np.inf)})
+
+
+def test_a_constant_causal_mask():
+    causal = np.where(np.tri(5, 7, dtype=bool), 0, -np.inf).astype(np.float32)
+    inputs = "float[B,4,5,8] q, float[B,4,7,8] k, float[B,4,7,6] v"
+    text = graph(plain(mask="m = Add (s, mask)", name="m"), inputs)
+    fused(text, FEEDS, weights={"mask": causal})
+    hidden = causal.copy()
+    hidden[3] = LOWEST
+    assert "takes for -inf" in refused(text, FEEDS, weights={"mask": hidden})
+    boolean = graph(plain(mask="m = Where (mask, s, low)", name="m"), inputs)
+    fused(boolean, FEEDS, weights={"mask": np.tri(5, 7, dtype=bool), "low": np.float32(-np.inf)})
+
+
+@pytest.mark.parametrize(
+    ("mask", "inputs", "why"),
+    [
+        ("m = Add (s, mask)", "float[B,1,Q,L] mask", "as long as K"),
+        ("m = Add (s, mask)", "float[C,1,Q,K] mask", "batch or heads"),
+        ("m = Add (s, mask)", "float[B,1,1,K] mask", "as long as Q"),
+        ("f = Add (s, mask) m = Mul (f, c)", "float[B,1,Q,K] mask", "is scaled"),
+        ("f = Add (s, mask) m = Add (f, mask)", "float[B,1,Q,K] mask", "second mask"),
+        ("f = Greater (mask, c) m = Where (f, s, mask)", "float[B,1,Q,K] mask", "something else than a number"),
+        ("f = Greater (mask, c) m = Where (f, s, minus)", "float[B,1,Q,K] mask", "leaves them a weight"),
+        ("m = Sub (s, mask)", "float[B,1,Q,K] mask", "go through Sub"),
+    ],
+)
+def test_masks_that_attention_does_not_have(mask: str, inputs: str, why: str):
+    text = graph(plain(mask=mask, name="m"), f"{QKV}, {inputs}", "float c = {0.5}, float minus = {-50}")
+    rows = 1 if "1,1,K" in inputs else 5
+    assert why in refused(text, {**FEEDS, "mask": seeded(2, 1, rows, 7)})
+
+
+# ---- near misses --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (plain().replace("axis = -1", "axis = 2"), "another axis"),
+        (plain() + " z = Exp (p)", "read elsewhere"),
+        (plain("a = MatMul (q, t) s = Mul (a, c) z = Exp (a)"), "read elsewhere"),
+        ("s = MatMul (q, k) p = Softmax<axis = -1> (s) y = MatMul (p, v)", "not transposed"),
+    ],
+)
+def test_near_misses(body: str, why: str):
+    inputs = QKV if "Transpose" in body else "float[B,4,Q,8] q, float[B,4,8,K] k, float[B,4,K,6] v"
+    feed = FEEDS if "Transpose" in body else {**FEEDS, "k": seeded(2, 4, 8, 7)}
+    text = graph(body, inputs, "float c = {0.5}")
+    if " z = " in body:
+        text = text.replace("[A,C,D,E] y)", "[A,C,D,E] y, float[F,G,H,I] z)")
+    if "axis = 2" in body:
+        text, feed = text.replace("B,4,Q,8", "B,4,K,8"), {**FEEDS, "q": seeded(2, 4, 7, 8)}
+    assert why in refused(text, feed)
+
+
+def test_dims_that_may_differ():
+    inputs = "float[B,4,Q,8] q, float[C,4,K,8] k, float[B,4,K,6] v"
+    assert "same batch" in refused(graph(plain(), inputs), FEEDS)
+    inputs = "float[B,H,Q,8] q, float[B,4,K,8] k, float[B,4,K,6] v"
+    assert "multiple" in refused(graph(plain(), inputs), FEEDS)
+    inputs = "float[B,4,Q,8] q, float[B,4,K,8] k, float[4,K,6] v"
+    assert "different ranks" in refused(graph(plain(), inputs), {**FEEDS, "v": seeded(4, 7, 6)})
+
+
+def test_double_stays():
+    inputs = QKV.replace("float", "double")
+    feed = {name: array.astype(np.float64) for name, array in FEEDS.items()}
+    assert "DOUBLE" in refused(graph(plain(), inputs, kind="double"), feed)
+
+
+def test_an_output_in_between():
+    text = graph(plain()).replace("[A,C,D,E] y)", "[A,C,D,E] y, float[F,G,H,I] p)")
+    assert "is an output of the graph" in refused(text, FEEDS)
+
+
+# ---- heads --------------------------------------------------------------------------------------------------------
+
+SPLIT = """qr = Reshape (q, split) qt = Transpose<perm = [0,2,1,3]> (qr) kr = Reshape (k, split)
+  vr = Reshape (v, split) vt = Transpose<perm = [0,2,1,3]> (vr)"""
+MERGE = "p = Softmax<axis = -1> (s) o = MatMul (p, vt) m = Transpose<perm = [0,2,1,3]> (o) y = Reshape (m, merge)"
+SHAPES = "int64[4] split = {0, 0, 4, 8}, int64[3] merge = {0, 0, 32}"
+FLAT = {"q": seeded(2, 5, 32), "k": seeded(2, 7, 32, seed=1), "v": seeded(2, 7, 32, seed=2)}
+KEYS = {
+    "at once": "kt = Transpose<perm = [0,2,3,1]> (kr)",
+    "in two steps": "kh = Transpose<perm = [0,2,1,3]> (kr) kt = Transpose<perm = [0,1,3,2]> (kh)",
+    "as matrices": "kh = Transpose<perm = [0,2,1,3]> (kr) ka = Reshape (kh, a) kb = Transpose<perm = [0,2,1]> (ka)"
+    " kt = Reshape (kb, b)",
+}
+
+
+@pytest.mark.parametrize("form", KEYS)
+def test_split_and_merged_heads_are_the_operators_own(form: str):
+    inputs = "float[2,5,32] q, float[2,7,32] k, float[2,7,32] v"
+    body = f"{SPLIT} {KEYS[form]} s = MatMul (qt, kt) {MERGE}"
+    weights = SHAPES + ", int64[3] a = {-1, 7, 8}, int64[4] b = {2, 4, 8, 7}"
+    text = graph(body, inputs, weights).replace("[A,C,D,E] y", "[A,C,D] y")
+    model = from_text(text)
+    held(model, PASS, FLAT, growth=1.0)
+    (node,) = model.graph
+    assert node.op_type == "Attention" and node.attributes["q_num_heads"].as_int() == 4
+
+
+@pytest.mark.parametrize("kind", ["float", "float16"])
+def test_dynamic_heads(kind: str):
+    inputs, dtype = (
+        f"{kind}[B,Q,32] q, {kind}[B,K,32] k, {kind}[B,K,32] v",
+        np.float32 if kind == "float" else np.float16,
+    )
+    body = f"{SPLIT} {KEYS['at once']} s = MatMul (qt, kt) {MERGE}"
+    model = from_text(graph(body, inputs, SHAPES, kind=kind).replace("[A,C,D,E] y", "[A,C,D] y"))
+    feeds = [{name: array[:, :size].astype(dtype) for name, array in FLAT.items()} for size in (5, 1)]
+    held(model, PASS, *feeds, growth=1.0, error=4e-6 if kind == "float" else 2e-3)
+    assert ("Transpose" in ops(model)) == (kind == "float16") and "Softmax" not in ops(model)
+
+
+def test_one_head_without_an_axis():
+    inputs = "float[B,Q,8] q, float[B,K,8] k, float[B,K,6] v, float[Q,K] mask"
+    body = plain(mask="m = Add (s, mask)", name="m").replace("0,1,3,2", "0,2,1")
+    text = graph(body, inputs).replace("[A,C,D,E] y", "[A,C,D] y")
+    feed = {name: array[:, 0] for name, array in FEEDS.items()}
+    fused(text, {**feed, "mask": seeded(5, 7)})
+
+
+REPEAT = """ku = Unsqueeze (k, two) ke = Expand (ku, wide) kf = Reshape (ke, flat) t = Transpose<perm = [0,1,3,2]> (kf)
+  vu = Unsqueeze (v, two) ve = Expand (vu, wide) vf = Reshape (ve, flat)
+  s = MatMul (q, t) p = Softmax<axis = -1> (s) y = MatMul (p, vf)"""
+GROUPS = "int64[1] two = {2}, int64[5] wide = {1, 1, 2, 1, 1}, int64[4] flat = {0, 4, -1, 8}"
+
+
+def test_grouped_queries():
+    inputs = "float[B,4,Q,8] q, float[B,2,7,8] k, float[B,2,7,8] v"
+    feed = {"q": FEEDS["q"], "k": seeded(2, 2, 7, 8, seed=1), "v": seeded(2, 2, 7, 8, seed=2)}
+    model = from_text(graph(REPEAT, inputs, GROUPS))
+    held(model, PASS, feed, growth=1.0)
+    assert ops(model) == ["Attention"]
+    body = REPEAT.replace("Unsqueeze (k, two)", "Unsqueeze (k, one)").replace("Expand (ku, wide)", "Expand (ku, tall)")
+    model = from_text(graph(body, inputs, GROUPS + ", int64[1] one = {1}, int64[5] tall = {1, 2, 1, 1, 1}"))
+    held(model, PASS, feed, growth=1.0)  # all heads, and then all heads again
+    assert "Expand" in ops(model)
+
+
+def test_one_key_head_for_all():
+    inputs = "float[B,4,Q,8] q, float[B,1,K,8] k, float[B,1,K,6] v"
+    fused(graph(plain(), inputs), {"q": FEEDS["q"], "k": FEEDS["k"][:, :1], "v": FEEDS["v"][:, :1]})
+
+
+def test_computed_shapes_of_a_dynamic_export():
+    """The target of the mask's Expand and of the merging Reshape are computed from the input's shape."""
+    body = f"""{SPLIT} {KEYS["at once"]} a = MatMul (qt, kt) dims = Shape (q) 
+      b = Gather (dims, i0) n = Gather (dims, i1) bu = Unsqueeze (b, l0) nu = Unsqueeze (n, l0) c = Concat<axis = 0> (bu, minus, nu, nu) e = Equal (c, minus4)
+      w = Where (e, ones, c) x = Expand (mask, w) f = Where (x, zero, low) s = Add (a, f)
+      p = Softmax<axis = -1> (s) o = MatMul (p, vt) m = Transpose<perm = [0,2,1,3]> (o)
+      merge = Concat<axis = 0> (bu, nu, minus) y = Reshape (m, merge)"""
+    inputs = "float[B,Q,32] q, float[B,Q,32] k, float[B,Q,32] v, bool[B,1,1,Q] mask"
+    weights = """int64[4] split = {0, 0, 4, 8}, int64 i0 = {0}, int64 i1 = {1}, int64[1] minus = {-1}, float zero = {0},
+      int64[4] minus4 = {-1, -1, -1, -1}, int64[4] ones = {1, 1, 1, 1}"""
+    text = graph(body, inputs, weights + ", int64[1] l0 = {0}").replace("[A,C,D,E] y", "[A,C,D] y")
+    model = from_text(text, {"low": np.float32(LOWEST)})
+    feeds = [{name: array[:, :size] for name, array in FLAT.items()} for size in (5, 1)]
+    seen = np.ones((2, 1, 1, 5), bool)
+    seen[1, ..., 3:] = False
+    held(model, PASS, *({**feed, "mask": seen[..., : feed["q"].shape[1]]} for feed in feeds), growth=1.0)
+    assert "Attention" in ops(model) and "Softmax" not in ops(model) and "Transpose" not in ops(model)
+
+
+# ---- opset, scopes ------------------------------------------------------------------------------------------------
+
+
+def test_an_older_model_is_raised_only_where_that_is_accepted():
+    text = graph(plain("a = MatMul (q, t) s = Mul (a, c)"), weights="float c = {0.5}", opset=17)
+    model = from_text(text)
+    result = held(model, Fuse(rules=("attention",)), FEEDS, error=0)
+    assert any("fuse{opset=23}" in reason for reason in reasons(result, "attention")) and len(ops(model)) == 5
+    held(model, PASS, FEEDS, growth=1.0)
+    assert ops(model) == ["Attention"] and model.opset_imports[""] == 23
+
+
+def test_in_a_branch_with_outer_values():
+    body = f"""y = If (flag) <then_branch = yes () => (float[A,C,D,E] r) {{
+        {plain("a = MatMul (q, t) s = Mul (a, c)").replace("y =", "r =")} }},
+      else_branch = no () => (float[F,G,H,I] z) {{ z = Mul (v, c) }}>"""
+    text = graph(body, f"{QKV}, bool flag", "float c = {0.5}")
+    model = lower(onnx.parser.parse_model(text))
+    feeds = [{**FEEDS, "flag": np.array(flag)} for flag in (True, False)]
+    held(model, PASS, *feeds, growth=1.0)
+    (node,) = model.graph
+    assert [inner.op_type for inner in node.attributes["then_branch"].as_graph()] == ["Attention"]
+
+
+@pytest.mark.parametrize("low", [-3e4, float(np.finfo(np.float16).min)])
+def test_float16_is_close(low: float):
+    inputs = QKV.replace("float", "float16") + ", bool[B,1,Q,K] mask"
+    mask = seeded(2, 1, 5, 7, seed=3) > -1
+    feed = {**{name: array.astype(np.float16) for name, array in FEEDS.items()}, "mask": mask}
+    masked = plain(mask="f = Where (mask, zero, low) m = Add (s, f)", name="m")
+    model = from_text(graph(masked, inputs, kind="float16"), {"low": np.float16(low), "zero": np.float16(0)})
+    result = held(model, PASS, feed, error=2e-3, growth=1.0)
+    if low > -6e4:
+        assert ops(model) == ["Where", "Attention"]
+    else:
+        assert "lowest float16" in reasons(result)[0]
