@@ -70,15 +70,15 @@ def check_size(data: bytes | mmap.mmap) -> None:
         tag = data[position]
         position += 1
         if tag > 0x7F:
-            tag, position = _varint(data, position - 1, end)
+            tag, position = varint(data, position - 1, end)
         if tag >> 3 not in kind.fields:
             counted.stray()
         if fields >= counted.fields_allowed:
             break
         if tag & 7 != _BYTES:
-            position = _after_number(data, tag & 7, position, end)
+            position = after_number(data, tag & 7, position, end)
             continue
-        length, position = _varint(data, position, end)
+        length, position = varint(data, position, end)
         child = kind.children.get(tag >> 3)
         if child is None:
             counted.take(kind, tag >> 3, length)
@@ -127,15 +127,16 @@ class _Counted:
             raise ResourceError(f"{found}; the limit is {MAX_LIST_BYTES >> 20} MiB")
 
 
-def _after_number(data: bytes | mmap.mmap, wire: int, position: int, end: int) -> int:
+def after_number(data: bytes | mmap.mmap, wire: int, position: int, end: int) -> int:
+    """Returns where a field of a wire type without a length ends."""
     if wire == _VARINT:
-        return _varint(data, position, end)[1]
+        return varint(data, position, end)[1]
     if wire not in (_FIXED64, _FIXED32):
         raise ModelError("not an ONNX model, or cut off: it has protobuf groups, which ONNX does not use")
     return position + (8 if wire == _FIXED64 else 4)
 
 
-def _varint(data: bytes | mmap.mmap, position: int, end: int) -> tuple[int, int]:
+def varint(data: bytes | mmap.mmap, position: int, end: int) -> tuple[int, int]:
     """Returns a number and where it ends; past ``end`` where it is cut off."""
     if position < end and data[position] < 0x80:
         return data[position], position + 1

@@ -80,7 +80,7 @@ def save(
     target = Path(path)
     _refuse_source(model, target)
     encoded = encode(model)
-    spilled = spill(model, target) if encoded.size() > max_inline_bytes else None
+    spilled = spill(model, target) if encoded.nested or encoded.size() > max_inline_bytes else None
     try:
         digest, size = _write(encoded if spilled is None else spilled.rest, target)
     except BaseException:
@@ -102,7 +102,7 @@ def to_bytes(model: ir.Model) -> bytes:
         ResourceError: it would exceed protobuf's 2 GiB; `save` puts the weights of such a model into a second file.
     """
     encoded = encode(model)
-    if encoded.size() > MAX_INLINE_BYTES:
+    if encoded.nested or encoded.size() > MAX_INLINE_BYTES:
         raise ResourceError(f"the model takes {encoded.size()} bytes, more than one ONNX file can hold")
     return b"".join(encoded.chunks())
 

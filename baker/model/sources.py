@@ -17,11 +17,13 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped, unused-ignore]
 
 from baker.errors import ModelError, UsageError
-from baker.model import external, tensors
+from baker.model import external, inline, tensors
 from baker.model.encode import model_proto, saved_names
 from baker.model.external import DataFolder
 from baker.model.hostile import check_model, deserialize
+from baker.model.inline import Inline
 from baker.model.marks import quoted, source_files
+from baker.model.pages import mapped, pieces
 from baker.model.prescan import check_size
 
 Resolver: TypeAlias = Callable[[ir.TensorProtocol, str], ir.TensorProtocol]
@@ -89,18 +91,22 @@ def label_of(source: Any) -> str:
 
 def _open_file(path: Path) -> Opened:
     data = _read(path)
+    large = Inline(data) if isinstance(data, mmap.mmap) else None
     proto = onnx.ModelProto()
     try:
-        proto.ParseFromString(data)
+        proto.ParseFromString(data if large is None else large.message)
     except DecodeError as error:
         found = "nested deeper than protobuf reads" if "Depth" in str(error) else error
         raise ModelError(f"not an ONNX model, or cut off: {found}") from error
-    digest, size = hashlib.sha256(data).hexdigest(), len(data)
+    digest, size = hashlib.sha256(), len(data)
+    for piece in pieces(memoryview(data)):
+        digest.update(piece)
     del data  # the message has its own copy
-    return _open_proto(proto, path, digest, size)
+    return _open_proto(proto, path, digest.hexdigest(), size, large)
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path) -> bytes | mmap.mmap:
+    """The file, or a map of it where it is large."""
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
@@ -112,7 +118,7 @@ def _read(path: Path) -> bytes:
             )
         with path.open("rb") as file:
             _look_inside(file)
-            return file.read()
+            return mapped(file.fileno()) if found.st_size >= inline.FROM else file.read()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise UsageError(f"can't be read: {getattr(error, 'strerror', None) or error}") from error
 
@@ -136,13 +142,18 @@ def _guess(data: bytes) -> str | None:
     return next((hint for signature, hint in _SIGNATURES if data.startswith(signature)), None)
 
 
-def _open_proto(proto: onnx.ModelProto, path: Path | None, sha256: str | None, nbytes: int) -> Opened:
+def _open_proto(
+    proto: onnx.ModelProto, path: Path | None, sha256: str | None, nbytes: int, large: Inline | None = None
+) -> Opened:
     check_model(proto)
     folder = DataFolder(None if path is None else path.parent)
 
     def resolve(tensor: ir.TensorProtocol, where: str) -> ir.TensorProtocol:
         if isinstance(tensor, ir.ExternalTensor):
             return folder.tensor(tensor, where)
+        weight = None if large is None else large.weight(tensor)
+        if weight is not None and isinstance(tensor, ir.serde.TensorProtoTensor):
+            return tensors.from_proto(tensor.raw, where, weight)
         return tensors.detached(tensor, where)
 
     return Opened(deserialize(proto), resolve, path, sha256, nbytes, [folder])

@@ -56,10 +56,13 @@ def tensor_nbytes(dtype: ir.DataType, dims: tuple[int, ...]) -> int:
     return (math.prod(dims) * dtype.bitwidth + 7) // 8
 
 
-def from_proto(proto: onnx.TensorProto, where: str) -> ir.TensorProtocol:
+def from_proto(proto: onnx.TensorProto, where: str, raw: Array | None = None) -> ir.TensorProtocol:
     """Takes a tensor out of its protobuf: one copy of the data, read-only, and no tie to the message.
 
     Integers keep their typed form (``int64_data`` …) where that is the smaller one in a file.
+
+    Args:
+        raw: bytes (n,) to take for its raw_data.
 
     Raises:
         ModelError: the data is missing, too short, too long, or stored twice.
@@ -68,12 +71,12 @@ def from_proto(proto: onnx.TensorProto, where: str) -> ir.TensorProtocol:
     dtype, dims = ir.DataType(proto.data_type), tuple(proto.dims)
     if dtype == ir.DataType.STRING:
         return _strings(list(proto.string_data), dims, proto, where)
-    data = _raw_data(proto, dtype, dims, where)
+    data = _raw_data(proto, dtype, dims, where, raw)
     if data is None:
         detached = onnx.TensorProto()
         detached.CopyFrom(proto)
         return ir.serde.TensorProtoTensor(detached)
-    return from_bytes(np.frombuffer(data, np.uint8), dtype, dims, proto)
+    return from_bytes(np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data, dtype, dims, proto)
 
 
 def from_bytes(
@@ -119,14 +122,16 @@ def _strings(
     )
 
 
-def _raw_data(proto: onnx.TensorProto, dtype: ir.DataType, dims: tuple[int, ...], where: str) -> bytes | None:
+def _raw_data(
+    proto: onnx.TensorProto, dtype: ir.DataType, dims: tuple[int, ...], where: str, given: Array | None
+) -> bytes | Array | None:
     """Returns the data as raw little-endian bytes, or None where the typed integers are smaller in a file."""
     expected = tensor_nbytes(dtype, dims)
     stored = [field for field in _DATA_FIELDS if len(getattr(proto, field))]
     if proto.HasField("raw_data"):
         if stored:
             raise ModelError(f"{where}: holds both raw_data and {stored[0]}")
-        raw: bytes = proto.raw_data
+        raw = proto.raw_data if given is None else given
         if len(raw) != expected:
             raise ModelError(f"{where}: {dtype} of shape {list(dims)} needs {expected} bytes, found {len(raw)}")
         return raw

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import onnx
 import onnx_ir as ir
@@ -45,6 +45,8 @@ def _checkable(encoded: Encoded) -> onnx.ModelProto:
             whole.append(tensor)
         if tensor.name not in given:
             graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    if encoded.nested:
+        _lift(graph, graph.node)
     small = onnx.GraphProto(initializer=whole)
     del graph.initializer[:]
     graph.initializer.extend(small.initializer)
@@ -54,6 +56,22 @@ def _checkable(encoded: Encoded) -> onnx.ModelProto:
         if output.type.HasField("tensor_type"):
             output.type.tensor_type.shape.SetInParent()
     return encoded.proto
+
+
+def _lift(main: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
+    """Makes inputs of the weights that subgraphs lack, whose names are unique in the whole model."""
+    for node in nodes:
+        for attribute in node.attribute:
+            for inner in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
+                kept = onnx.GraphProto()
+                for tensor in inner.initializer:
+                    if tensor.data_location != onnx.TensorProto.EXTERNAL:
+                        kept.initializer.append(tensor)
+                        continue
+                    main.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+                del inner.initializer[:]
+                inner.initializer.extend(kept.initializer)
+                _lift(main, inner.node)
 
 
 def fingerprint(model: ir.Model) -> str:
