@@ -26,11 +26,11 @@ class Transpose(FuseRule):
 
     def match(self, node: ir.Node) -> Match | None:
         """Finds a Transpose that is the identity, or stands behind another."""
-        source, perm = node.inputs[0], _perm(node)
+        source, perm = node.inputs[0], perm_of(node)
         if source is None or perm is None:
             return None
         first = source.producer()
-        inner = _perm(first) if is_op(first, "Transpose") else None
+        inner = perm_of(first) if is_op(first, "Transpose") else None
         if inner is not None and first is not None and len(inner) == len(perm):
             source, perm = first.inputs[0], [inner[axis] for axis in perm]
         elif perm != sorted(perm):
@@ -56,7 +56,8 @@ class Transpose(FuseRule):
         return Change(self.name, name, "merged with the Transpose before it")
 
 
-def _perm(node: ir.Node | None) -> list[int] | None:
+def perm_of(node: ir.Node | None) -> list[int] | None:
+    """Where each axis of a Transpose comes from; None where the rank is needed and not known."""
     if node is None or has_reference_attribute(node):
         return None
     given = attribute(node, "perm", None)

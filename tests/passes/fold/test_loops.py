@@ -13,7 +13,8 @@ from baker.passes.fold import Fold
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 X = ({"x": seeded(2, 4)}, {"x": seeded(1, 4, seed=1)})
-BODY = """body = body (int64 i, bool k, float[N,4] p) => (bool o, float[N,4] u, float[N,4] s) <float[4] w = {1, 2, 3, 4}> {
+BODY = """body = body (int64 i, bool k, float[N,4] p)
+  => (bool o, float[N,4] u, float[N,4] s) <float[4] w = {1, 2, 3, 4}> {
   o = AGAIN f = Cast <to = 1> (i) a = Add (p, f) u = Mul (a, w) s = Neg (u) }"""
 
 
