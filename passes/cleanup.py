@@ -14,6 +14,7 @@ from baker.model.graph import (
     label,
     remove_dead_node,
     standard_domain,
+    usages,
 )
 from baker.pipeline.pass_base import Change, Pass, PassContext, PassResult
 from baker.proof.numerics import Fidelity
@@ -78,7 +79,7 @@ def remove_dead(model: ir.Model, context: PassContext) -> list[Change]:
         annotated = annotation_parameters(graph)
         for value in list(graph.initializers.values()):
             name = value.name or ""
-            if value.uses() or value.is_graph_output() or value.is_graph_input() or name in annotated:
+            if usages(value) or value.is_graph_output() or value.is_graph_input() or name in annotated:
                 continue
             if context.admits("dead-code", name):
                 del graph.initializers[name]
@@ -88,7 +89,7 @@ def remove_dead(model: ir.Model, context: PassContext) -> list[Change]:
 
 
 def _is_dead(node: ir.Node) -> bool:
-    return bool(node.outputs) and not any(value.uses() or value.is_graph_output() for value in node.outputs)
+    return bool(node.outputs) and not any(usages(value) or value.is_graph_output() for value in node.outputs)
 
 
 def _pure_functions(model: ir.Model) -> set[ir.OperatorIdentifier]:

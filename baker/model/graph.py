@@ -130,10 +130,22 @@ def overridable(*values: ir.Value | None) -> str | None:
 
 def sole_reader(value: ir.Value) -> ir.Node | None:
     """Returns the only node that reads the value, or None when others do or the graph outputs it."""
-    readers = {node for node, _ in value.uses()}
-    if value.is_graph_output() or len(readers) != 1:
+    if value.is_graph_output():
         return None
-    return readers.pop()
+    found: ir.Node | None = None
+    for reader, _ in usages(value):
+        if found is not None and reader is not found:
+            return None
+        found = reader
+    return found
+
+
+def usages(value: ir.Value) -> Collection[tuple[ir.Node, int]]:
+    """``value.uses()`` without the copy, which takes long where half of a large graph reads one value.
+
+    Not to be walked while readers come or go.
+    """
+    return value._uses.keys()
 
 
 def shape_of(value: ir.Value | None) -> tuple[int | None, ...] | None:
@@ -189,7 +201,7 @@ def index_names(model: ir.Model) -> None:
 
     `PassManager` calls it before each pass. Without it, names are unique within one graph.
     """
-    taken: set[str] = set()
+    taken = _Taken()
     for graph in graphs(model):
         taken |= _names_in(graph)
         graph.meta[_NAMES] = taken
@@ -206,18 +218,31 @@ def _names_in(graph: ir.Graph) -> set[str]:
     return names
 
 
+class _Taken(set[str]):
+    """Names in use. They only become more, so the search for a free number goes on where it ended."""
+
+    def __init__(self, names: Collection[str] = ()) -> None:
+        super().__init__(names)
+        self._numbers: dict[str, int] = {}
+
+    def take(self, hint: str) -> str:
+        """Adds the hint, or the hint with the first free number."""
+        name, number = hint, self._numbers.get(hint, 0)
+        while name in self:
+            number += 1
+            name = f"{hint}_{number}"
+        self._numbers[hint] = number
+        self.add(name)
+        return name
+
+
 def unique_name(graph: ir.Graph, hint: str) -> str:
     """Returns the hint, or the hint with the first free number, and takes the name."""
     taken = graph.meta.get(_NAMES)
     if taken is None:
-        taken = _names_in(graph)
+        taken = _Taken(_names_in(graph))
         graph.meta[_NAMES] = taken
-    name, number = hint, 0
-    while name in taken:
-        number += 1
-        name = f"{hint}_{number}"
-    taken.add(name)
-    return name
+    return taken.take(hint)
 
 
 # ---- editing ---------------------------------------------------------------------------------------------------
@@ -350,12 +375,12 @@ def remove_if_dead(*values: ir.Value | None) -> None:
     pending = [value for value in values if value is not None]
     while pending:
         value = pending.pop()
-        if value.uses() or value.is_graph_output() or value.is_graph_input():
+        if usages(value) or value.is_graph_output() or value.is_graph_input():
             continue
         node = value.producer()
         if node is None:
             _drop_initializer(value)
-        elif node.graph is not None and not any(out.uses() or out.is_graph_output() for out in node.outputs):
+        elif node.graph is not None and not any(usages(out) or out.is_graph_output() for out in node.outputs):
             pending += _removed(node) if computes_only(node) else []
 
 

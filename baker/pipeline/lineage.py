@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from baker.model.graph import subgraphs
+from baker.model.graph import subgraphs, usages
 from baker.pipeline.sides import Key, Name, Part, Side, node_key, same_attributes, same_operator
 
 FREE = 64
@@ -209,7 +209,7 @@ class Comparison:
     def _of_readers(self, node: ir.Node) -> Sequence[ir.Node]:
         found: dict[ir.Node, None] = {}
         for value in node.outputs:
-            for reader, _ in value.uses():
+            for reader, _ in usages(value):
                 found.update(dict.fromkeys(self.credit.get(reader, ())))
                 if len(found) >= FALLBACK:
                     break
@@ -232,7 +232,7 @@ class Comparison:
             share.weights[known] = None
         own = bool(share.nodes or share.weights)
         credit: dict[ir.Node, None] = {}
-        for reader, _ in value.uses():
+        for reader, _ in usages(value):
             taken = self.share.get(reader)
             credit.update(dict.fromkeys(self.credit.get(reader, ())))
             if taken is not None and (not own or taken.nodes.keys() - {self.partner.get(reader)}):

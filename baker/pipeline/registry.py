@@ -19,6 +19,7 @@ import pkgutil
 import re
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -56,7 +57,7 @@ class Registry:
     def origins(self) -> dict[str, tuple[Origin, ...]]:
         """Every name with all of its origins, in the order of the names. Imports no pass."""
         found: dict[str, list[Origin]] = {name: [Origin("built in", where)] for name, where in self._builtin().items()}
-        for entry in self._entries():
+        for entry in self._entries:
             found.setdefault(entry.name, []).append(Origin("plugin", _describe(entry)))
         for name, (origin, _) in self._loaded.items():
             found.setdefault(name, []).append(origin)
@@ -88,7 +89,7 @@ class Registry:
             return self._loaded[name][1]
         if origins[0].kind == "built in":
             return self._load_builtin(name, origins[0])
-        entry = next(entry for entry in self._entries() if entry.name == name)
+        entry = next(entry for entry in self._entries if entry.name == name)
         return _load_entry(entry, origins[0])
 
     def load_file(self, path: str | Path) -> tuple[str, ...]:
@@ -125,6 +126,7 @@ class Registry:
         found = pkgutil.iter_modules(locations or [])
         return {module.name: f"{self.package}.{module.name}" for module in found if not module.name.startswith("_")}
 
+    @cached_property
     def _entries(self) -> tuple[EntryPoint, ...]:
         """Entry points; one that is seen twice (a checkout beside its installed metadata) counts once."""
         unique = {(entry.name, _describe(entry)): entry for entry in entry_points(group=self.group)}

@@ -111,7 +111,7 @@ def _store(
         assert node is not None  # only node outputs are candidates
         name = label(node)
         try:
-            array = analysis.known[value].array
+            array = analysis.compute(value)
         except EvaluationError as error:
             declined.append(Declined(name, str(error), "evaluate"))
             continue

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from baker.model.graph import constant_tensor, constant_value, is_constant, is_op, label, subgraphs
+from baker.model.graph import Array, constant_tensor, constant_value, is_constant, is_op, label, subgraphs, usages
 from baker.passes.fold.evaluate import EvaluationError, Known, evaluate, may_evaluate
 from baker.passes.fold.shapes import Elements, elements_of, integers, propagate
 from baker.pipeline.pass_base import Declined
@@ -60,6 +60,23 @@ class Analysis:
             found = self._constants[value] = _constant(value)
         return found
 
+    def compute(self, value: ir.Value) -> Array:
+        """The array of a known value. What it takes comes first, one after the other: chains can be long.
+
+        Raises:
+            EvaluationError: ONNX Runtime can't compute it, or something before it.
+        """
+        pending = [value]
+        while pending:
+            node = pending[-1].producer()
+            reads = () if node is None or self.known[pending[-1]].is_computed else node.inputs
+            open_ = [read for read in reads if read in self.known and not self.known[read].is_computed]
+            if open_:
+                pending += open_
+            else:
+                _ = self.known[pending.pop()].array
+        return self.known[value].array
+
     def shape_elements(self, value: ir.Value | None) -> Elements | None:
         """The elements of a value that is a constant or was derived from shapes."""
         if value is None or value in self.elements:
@@ -83,7 +100,7 @@ class Analysis:
             self._evaluate(node, inputs, opset)
         elif self._shapes:
             self._propagate(node)
-        outputs = [value for value in node.outputs if value.uses() or value.is_graph_output()]
+        outputs = [value for value in node.outputs if usages(value) or value.is_graph_output()]
         if outputs and all(value in self.known and not value.is_graph_output() for value in outputs):
             self.foldable[node] = len(self.foldable)
 

@@ -1,7 +1,7 @@
 """Constants that are known without running the model, computed only when somebody needs the numbers.
 
-Moving data (Transpose, Reshape, ...) is done by numpy; everything else runs as a model of one node in ONNX Runtime with
-its optimizer off, so a folded value has the very bits that the runtime would have computed.
+Moving data (Transpose, Reshape, ...), sums and products are numpy's; everything else runs as a model of one node in
+ONNX Runtime with its optimizer off, so a folded value has the very bits that the runtime would have computed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,14 @@ class Known:
     @classmethod
     def of(cls, array: Array) -> Known:
         """Wraps an array that is there already."""
-        return cls(array.shape, array.dtype, lambda: array)
+        known = cls(array.shape, array.dtype, lambda: array)
+        known._array, known._compute = array, None
+        return known
+
+    @property
+    def is_computed(self) -> bool:
+        """True when the data is there."""
+        return self._compute is None
 
     @property
     def nbytes(self) -> int:
@@ -90,8 +97,33 @@ def evaluate(node: ir.Node, inputs: Sequence[Known | None], opset: int) -> list[
     for known in inputs:
         if known is not None and known.dtype.char not in _TYPES:
             raise EvaluationError(f"input of type {known.dtype}, which baker does not evaluate")
+    sure = _arithmetic(node, inputs)
+    if sure is not None:
+        return [sure]
     call = _Call(node, inputs, opset)
     return [Known(shape, dtype, partial(call.result, index)) for index, (shape, dtype) in enumerate(call.specs)]
+
+
+def _arithmetic(node: ir.Node, inputs: Sequence[Known | None]) -> Known | None:
+    """The result of an operation that IEEE 754, or arithmetic modulo 2^n, defines to the bit; None for others."""
+    operation = _EXACT.get(node.op_type)
+    if operation is None or node.attributes or len(inputs) != 2 or len(node.outputs) != 1:
+        return None
+    left, right = inputs
+    if left is None or right is None or left.dtype != right.dtype or left.dtype.char not in _EXACT_TYPES:
+        return None
+    try:
+        shape = np.broadcast_shapes(left.shape, right.shape)
+    except ValueError:  # told with the reason where it is looked at as a node
+        return None
+    if math.prod(shape) * left.dtype.itemsize > _MOST:
+        return None
+
+    def compute() -> Array:
+        with np.errstate(all="ignore"):
+            return np.asarray(operation(left.array, right.array)).reshape(shape)
+
+    return Known(shape, left.dtype, compute)
 
 
 class _Call:
@@ -233,6 +265,9 @@ def _transpose(node: ir.Node, array: Array, shape: tuple[int, ...]) -> Array:
 def _same_data(node: ir.Node, array: Array, shape: tuple[int, ...]) -> Array:
     return array.reshape(shape)
 
+
+_EXACT: dict[str, Callable[[Array, Array], Array]] = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply}
+_EXACT_TYPES = frozenset("ilqfd")
 
 _MOVES: dict[str, Callable[[ir.Node, Array, tuple[int, ...]], Array]] = {
     "Transpose": _transpose,

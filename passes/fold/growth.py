@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from baker.model.graph import is_constant
+from baker.model.graph import is_constant, usages
 from baker.model.size import constant_bytes, node_bytes
 from baker.passes.fold.analysis import Analysis
 
@@ -20,7 +20,7 @@ _LARGE = 1 << 10  # bytes; folds that share a constant of this size are weighed 
 def stored_values(analysis: Analysis) -> list[ir.Value]:
     """Known values that something outside of the known part reads, in topological order."""
     inside = analysis.foldable
-    return [v for node in inside for v in node.outputs if any(reader not in inside for reader, _ in v.uses())]
+    return [v for node in inside for v in node.outputs if any(reader not in inside for reader, _ in usages(v))]
 
 
 def cost(value: ir.Value, analysis: Analysis) -> int:
@@ -31,17 +31,22 @@ def cost(value: ir.Value, analysis: Analysis) -> int:
 def growth(values: Collection[ir.Value], analysis: Analysis) -> int:
     """Bytes by which the file grows when all of these values are stored; negative where it shrinks."""
     stored = set(values)
-    cone = _cone(stored, analysis)
-    dead: set[ir.Node] = set()
-    for node in sorted(cone, key=analysis.foldable.__getitem__, reverse=True):
-        if all(value in stored or all(reader in dead for reader, _ in value.uses()) for value in node.outputs):
-            dead.add(node)
-    dying = {
-        value
-        for node in dead
-        for value in node.inputs
-        if is_constant(value) and not value.is_graph_output() and all(reader in dead for reader, _ in value.uses())
-    }
+    left: dict[ir.Value, int] = {}  # uses by nodes that live on, of what a dying node reads
+    dead: dict[ir.Node, None] = {}
+    pending = [value.producer() for value in stored]
+    while pending:
+        node = pending.pop()
+        if node is None or node in dead or node not in analysis.foldable:
+            continue
+        if any(value not in stored and left.get(value, len(usages(value))) for value in node.outputs):
+            continue
+        dead[node] = None
+        for value in node.inputs:
+            if value is not None:
+                left[value] = left.get(value, len(usages(value))) - 1
+                if not left[value]:
+                    pending.append(value.producer())
+    dying = (value for value, uses in left.items() if not uses and is_constant(value) and not value.is_graph_output())
     saved = sum(node_bytes(node) for node in dead) + sum(constant_bytes(value) for value in dying)
     return sum(cost(value, analysis) for value in stored) - saved
 
@@ -113,21 +118,23 @@ def _cone(values: Iterable[ir.Value], analysis: Analysis) -> set[ir.Node]:
 
 def _groups(values: Sequence[ir.Value], analysis: Analysis) -> list[list[ir.Value]]:
     """Groups values whose cones share a node or a large constant, in order (union-find)."""
-    parent = list(range(len(values)))
+    parent: dict[object, object] = {}
 
-    def root(number: int) -> int:
-        while parent[number] != number:
-            parent[number] = number = parent[parent[number]]
-        return number
+    def root(part: object) -> object:
+        while parent.setdefault(part, part) is not part:
+            parent[part] = part = parent[parent[part]]
+        return part
 
-    owner: dict[object, int] = {}
-    for number, value in enumerate(values):
-        cone = _cone([value], analysis)
-        parts: list[object] = list(cone)
-        parts += [v for node in cone for v in node.inputs if is_constant(v) and constant_bytes(v) >= _LARGE]
-        for part in parts:
-            parent[root(number)] = root(owner.setdefault(part, number))
-    groups: dict[int, list[ir.Value]] = {}
-    for number, value in enumerate(values):
-        groups.setdefault(root(number), []).append(value)
+    for node in _cone(values, analysis):  # what a node reads is in each cone that the node is in
+        for value in node.inputs:
+            if value is None:
+                continue
+            if is_constant(value):
+                if constant_bytes(value) >= _LARGE:
+                    parent[root(value)] = root(node)
+            elif value.producer() in analysis.foldable:
+                parent[root(value.producer())] = root(node)
+    groups: dict[object, list[ir.Value]] = {}
+    for value in values:
+        groups.setdefault(root(value.producer()), []).append(value)
     return list(groups.values())

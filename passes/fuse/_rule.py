@@ -23,6 +23,7 @@ from baker.model.graph import (
     remove_if_dead,
     replace_value,
     sole_reader,
+    usages,
 )
 from baker.model.size import constant_bytes
 from baker.pipeline.pass_base import Change, PassContext
@@ -82,7 +83,7 @@ class BypassRule(FuseRule):
 
     def check(self, match: Match) -> str | None:
         """A node between a graph's input, initializer or outer value and its output has to stay."""
-        if is_constant(match.source) and any(is_op(reader, "Range") for reader, _ in match.node.outputs[0].uses()):
+        if is_constant(match.source) and any(is_op(reader, "Range") for reader, _ in usages(match.node.outputs[0])):
             return "ONNX Runtime's Range takes a computed tensor of one element, but of constants only scalars"
         if not can_replace(match.node.outputs[0], match.source):
             return f"it gives the output '{match.node.outputs[0].name}' its name"
@@ -151,7 +152,7 @@ def growth(new: int, dying: Iterable[tuple[ir.Value | None, ir.Node]]) -> int:
     gone = {
         value: constant_bytes(value)
         for value, reader in dying
-        if is_constant(value) and not value.is_graph_output() and all(node is reader for node, _ in value.uses())
+        if is_constant(value) and not value.is_graph_output() and all(node is reader for node, _ in usages(value))
     }
     return new - sum(gone.values())
 
