@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
@@ -63,17 +65,23 @@ class AffineLinear(FuseRule):
         match.affine = step.affine(lambda array: _per_input(array, linear, step.source))
         if match.affine is None:
             return "the constant is not one number or one per input channel, or divides"
-        if np.any(match.affine.shift != 0) and _pads(linear):
-            return f"a shift does not go through the padding of {linear.op_type}"
-        return self._numbers(match)
+        return self.numbers(match, step.node, [step.constant])
 
-    def _numbers(self, match: Match) -> str | None:
-        step, linear, affine = match.step, match.linear, match.affine
+    def numbers(self, match: Match, before: ir.Node, constants: Sequence[ir.Value | None]) -> str | None:
+        """Works out weight and bias; why they can't be, or None.
+
+        Args:
+            match: holds ``linear`` and the ``affine`` step before it.
+            before: the node of that step, and what it reads besides its input.
+        """
+        linear, affine = match.linear, match.affine
+        if np.any(affine.shift != 0) and _pads(linear):
+            return f"a shift does not go through the padding of {linear.op_type}"
         if affine.scale.ndim and _on_a_grid(linear):
             return "the weight takes a few values only, ternary or quantized ones, and would no longer"
         if np.any(affine.shift != 0) and (is_op(linear, "MatMul") or new_bias(linear, UNCHANGED) is None):
             return f"{linear.op_type} has no bias of one row"
-        more = file_growth(linear, affine, [(step.constant, step.node)])
+        more = file_growth(linear, affine, [(constant, before) for constant in constants])
         if more > max(self.facts.room, SMALL_COPY):
             return f"the file would grow by {more} bytes"
         dtype = read(linear.inputs[1]).dtype
@@ -87,13 +95,16 @@ class AffineLinear(FuseRule):
 
     def apply(self, match: Match) -> Change:
         """Folds the step into weight and bias."""
-        step, linear = match.step, match.linear
-        name = label(step.node)
+        return self.fold(match, match.step.node, match.step.source)
+
+    def fold(self, match: Match, before: ir.Node, source: ir.Value) -> Change:
+        """Gives the linear node its new weight and bias, and lets it read the source of the node before it."""
+        linear, name = match.linear, label(before)
         absorb(linear, match.weight, match.bias)
-        between = step.node.outputs[0]
-        linear.replace_input_with(0, step.source)
+        between = before.outputs[0]
+        linear.replace_input_with(0, source)
         remove_if_dead(between)
-        return Change(self.name, name, f"{step.node.op_type} folded into {linear.op_type} '{label(linear)}'")
+        return Change(self.name, name, f"{before.op_type} folded into {linear.op_type} '{label(linear)}'")
 
 
 def _per_input(array: Array, linear: ir.Node, source: ir.Value) -> Array | None:
@@ -108,11 +119,11 @@ def _per_input(array: Array, linear: ir.Node, source: ir.Value) -> Array | None:
     if is_op(linear, "Gemm") and attribute(linear, "transA", 0):
         return None
     axis = 1 - len(weight) if is_op(linear, *CONVS) else -1
-    size = _input_channels(linear, weight)
+    size = input_channels(linear, weight)
     return per_channel(array, size, axis, len(dims)) if dims[axis] == size else None
 
 
-def _input_channels(linear: ir.Node, weight: tuple[int | None, ...]) -> int:
+def input_channels(linear: ir.Node, weight: tuple[int | None, ...]) -> int:
     if is_op(linear, "Conv"):
         return int(weight[1] or 0) * int(attribute(linear, "group", 1))
     if is_op(linear, "Gemm") and attribute(linear, "transB", 0):
