@@ -229,3 +229,58 @@ def test_a_function_body_with_unknown_dims_is_left_alone():
     model = lower(onnx.parser.parse_model(text))
     result = held(model, fuse(), {"x": seeded(2, 8)})
     assert reasons(result, LAYER) == ["the dims of the normalized axes are unknown"]
+
+
+# ---- group normalization ---------------------------------------------------------------------------------------------
+
+GROUPS = "r = Reshape (x, grouped) i = InstanceNormalization <epsilon = 0.001> (r, ones, zeros) "
+TORCH = GROUPS + "k = Shape (x) q = Reshape (i, k) p = Mul (q, gamma) y = Add (p, beta)"
+PARAMETERS = {
+    "grouped": np.array([0, 2, -1]),
+    "ones": np.ones(2, np.float32),
+    "zeros": np.zeros(2, np.float32),
+    "gamma": positive(6, 1, 1),
+    "beta": seeded(6, 1, 1),
+}
+
+
+def grouped(body: str = TORCH, **changed: np.ndarray) -> ir.Model:
+    head = '<ir_version: 9, opset_import: ["": 17]> g (float[N,6,H,W] x) => (float[N,6,H,W] y) '
+    weights = {name: array for name, array in {**PARAMETERS, **changed}.items() if used(name, body)}
+    return from_text(f"{head} {{ {body} }}", weights)
+
+
+@pytest.mark.parametrize("tail", ["p = Mul (q, gamma) y = Add (p, beta)", "y = Mul (gamma, q)", "y = Identity (q)"])
+def test_a_group_normalization_is_made_where_it_is_asked_for(tail):
+    model = grouped(TORCH[: TORCH.index("p = ")] + tail)
+    held(model, Fuse(opset=21), {"x": seeded(2, 6, 4, 3)}, {"x": seeded(1, 6, 2, 2)}, growth=0.2)
+    assert ops(model) == ["GroupNormalization"]
+    assert next(iter(model.graph)).attributes["num_groups"].as_int() == 2
+
+
+def test_unasked_it_stays_since_onnx_runtime_expands_it():
+    model = grouped()
+    held(model, fuse(), {"x": seeded(2, 6, 4, 3)})
+    assert "InstanceNormalization" in ops(model)
+    (refused,) = reasons(Fuse(opset=20)(grouped()), "group-normalization")
+    assert "its result needs opset 21" in refused
+
+
+FOUR = {"grouped": np.array([0, 4, -1]), "ones": np.ones(4, np.float32), "zeros": np.zeros(4, np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        (FOUR, "[0, 4, -1] does not make groups of the 6 channels"),
+        ({"grouped": np.array([-1, 2, 6])}, "[-1, 2, 6] does not make groups of the 6 channels"),
+        ({"ones": np.full(2, 2, np.float32)}, "the normalization of the groups has a scale or bias of its own"),
+        ({"gamma": positive(6, 2, 2)}, "the scale or the bias is not one per channel"),
+        ({"gamma": positive(2)}, "the scale or the bias is not one per channel"),
+    ],
+)
+def test_what_is_no_group_normalization_is_declined(changed, reason):
+    model = grouped(**changed)
+    model.opset_imports[""] = 21
+    result = held(model, Fuse(opset=21), {"x": seeded(2, 6, 2, 2)}, growth=0.1)
+    assert reasons(result, "group-normalization") == [reason]
