@@ -126,7 +126,9 @@ def _versions(model: Model) -> Iterator[tuple[Model | Function, int]]:
 
 
 def _told(done: Counter[str]) -> str:
+    done = +done
     if not done:
         return "; no node needed a change"
     parts = ", ".join(f"{count} {name}" for name, count in done.most_common(6))
-    return f": {done.total()} nodes rewritten ({parts}{', …' if len(done) > 6 else ''})"
+    nodes = "1 node" if done.total() == 1 else f"{done.total()} nodes"
+    return f": {nodes} rewritten ({parts}{', …' if len(done) > 6 else ''})"

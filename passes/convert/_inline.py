@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from baker.model.graph import can_replace, emit, graph_of, in_function, is_op, replace_value, subgraphs, unique_name
 from baker.model.marks import INVENTED
+from baker.passes.convert._constants import fold_constants
 from baker.passes.convert._tools import Step
 
 
@@ -32,7 +33,7 @@ def inline(node: ir.Node, step: Step) -> list[ir.Node] | None:
     _bind_attributes(function.graph, node, step.version)
     results = {index: function.outputs[place] for index, place in places.items() if index in read}
     _bind_inputs(function, node)
-    made = _move(function, node, step)
+    made = fold_constants(_move(function, node, step), results.values(), step)
     made += _hand_over(node, results)
     kept = _without_dead(made)
     if kept:

@@ -50,12 +50,12 @@ def to_ir(model: ir.Model, version: int) -> list[str]:
     if version < least:
         opset = model.opset_imports.get("", 0)
         raise ModelError(
-            f"convert: IR version {version} is too old for opset {opset}, which needs {least}. Say ir={least}, or a "
+            f"IR version {version} is too old for opset {opset}, which needs {least}. Say ir={least}, or a "
             "lower opset as well"
         )
     for needed, what in _needs(model) if version < old else ():
         if version < needed:
-            raise ModelError(f"convert: IR version {version} is too old: {what} came with IR version {needed}")
+            raise ModelError(f"IR version {version} is too old: {what} came with IR version {needed}")
     model.ir_version = version
     if version < _METADATA <= old and _has_metadata(model):
         return [f"metadata of nodes and values came with IR version {_METADATA}; readers of {version} skip it"]

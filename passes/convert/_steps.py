@@ -38,11 +38,12 @@ def raise_graph(root: ir.Graph, old: int, new: int, done: Counter[str]) -> None:
                 rule = UP.get((node.op_type, version)) if is_standard(node) else None
                 if rule is None:
                     continue
-                done[node.op_type] += 1
+                op_type, before = node.op_type, _look(node)
                 try:
                     rule(node, step)
                 except (Refused, UnknownAttribute) as error:
                     raise ModelError(_sentence(node, version - 1, version, str(error))) from error
+                done[op_type] += _look(node) != before
 
 
 def lower_graph(model: ir.Model, root: ir.Graph, old: int, new: int, done: Counter[str]) -> None:
@@ -68,10 +69,10 @@ def lower_graph(model: ir.Model, root: ir.Graph, old: int, new: int, done: Count
 def _lower(node: ir.Node, step: Step, done: Counter[str]) -> None:
     if not is_standard(node) or not changed_at(node.op_type, step.version) or node.graph is None:
         return
-    op_type = node.op_type
+    op_type, before = node.op_type, _look(node)
     try:
-        if lower_node(node, step):
-            done[op_type] += 1
+        lower_node(node, step)
+        done[op_type] += _look(node) != before
     except (Refused, UnknownAttribute) as error:
         said = _sentence(node, step.version, step.version - 1, str(error))
         made = inline(node, step)
@@ -84,8 +85,8 @@ def _lower(node: ir.Node, step: Step, done: Counter[str]) -> None:
                 _lower(one, step, done)
 
 
-def lower_node(node: ir.Node, step: Step) -> bool:
-    """Rewrites one node, whose schema changed with ``step.version``, for the version before; True when it changed.
+def lower_node(node: ir.Node, step: Step) -> None:
+    """Rewrites one node, whose schema changed with ``step.version``, for the version before.
 
     Without a rule the node stays, less the attributes that say what the older version did anyway. A type that it lacks
     is computed in a wider one where that is the same.
@@ -103,17 +104,16 @@ def lower_node(node: ir.Node, step: Step) -> bool:
         rule(node, step)
     elif schema_of(node.op_type, older) is None:
         raise Refused(absence(node.op_type, older) or "it does not exist there")
-    changed = _drop_defaults(node, step) or rule is not None or wrong is not None
+    _drop_defaults(node, step)
     left = fault(node, older) if node.graph is not None else None
     if left is not None:
         raise Refused(left)
-    return changed
 
 
-def _drop_defaults(node: ir.Node, step: Step) -> bool:
+def _drop_defaults(node: ir.Node, step: Step) -> None:
     old, new = schema_of(node.op_type, step.version - 1), schema_of(node.op_type, step.version)
     if node.graph is None or old is None or new is None:
-        return False
+        return
     extra = [name for name in node.attributes if name in new.attributes and name not in old.attributes]
     for name in extra:
         found, default = node.attributes[name], new.attributes[name].default_value
@@ -123,7 +123,11 @@ def _drop_defaults(node: ir.Node, step: Step) -> bool:
         if neutral is None or neutral != found.value:
             raise Refused(f"{name}={found.value} came with opset {step.version}")
         node.attributes.pop(name)
-    return bool(extra)
+
+
+def _look(node: ir.Node) -> tuple[object, ...]:
+    """What a rule changes of a node."""
+    return node.op_type, tuple(node.attributes.items()), tuple(map(id, node.inputs)), len(node.outputs)
 
 
 def check(root: ir.Graph, version: int) -> None:
@@ -136,7 +140,7 @@ def check(root: ir.Graph, version: int) -> None:
         for node in graph:
             wrong = fault(node, version) if is_standard(node) else None
             if wrong is not None:
-                raise ModelError(f"convert: {where(node)} can't go to opset {version}: {wrong}")
+                raise ModelError(f"{where(node)} can't go to opset {version}: {wrong}")
 
 
 def nested(graph: ir.Graph) -> Iterator[ir.Graph]:
@@ -148,4 +152,4 @@ def nested(graph: ir.Graph) -> Iterator[ir.Graph]:
 
 
 def _sentence(node: ir.Node, old: int, new: int, reason: str) -> str:
-    return f"convert: {where(node)} can't go from opset {old} to {new}: {reason}"
+    return f"{where(node)} can't go from opset {old} to {new}: {reason}"
