@@ -118,6 +118,14 @@ class Symbols:
         found = self._elements[value]
         return None if found is None else list(found.reshape(-1).tolist())
 
+    def input_with(self, dim: Dim) -> tuple[ir.Value, int] | None:
+        """An input of the main graph, among the values seen so far, and which of its axes has this dim."""
+        for value, dims in self._dims.items():
+            main = value.is_graph_input() and isinstance(value.graph, ir.Graph) and value.graph.opset_imports
+            if main and dims is not None and dim in dims:
+                return value, dims.index(dim)
+        return None
+
     def _visit(self, value: ir.Value) -> None:
         pending = [value]
         while pending:  # depth first, without recursion: graphs are deep

@@ -297,8 +297,9 @@ def test_one_key_head_for_all():
 
 def test_computed_shapes_of_a_dynamic_export():
     """The target of the mask's Expand and of the merging Reshape are computed from the input's shape."""
-    body = f"""{SPLIT} {KEYS["at once"]} a = MatMul (qt, kt) dims = Shape (q) 
-      b = Gather (dims, i0) n = Gather (dims, i1) bu = Unsqueeze (b, l0) nu = Unsqueeze (n, l0) c = Concat<axis = 0> (bu, minus, nu, nu) e = Equal (c, minus4)
+    body = f"""{SPLIT} {KEYS["at once"]} a = MatMul (qt, kt) dims = Shape (q)
+      b = Gather (dims, i0) n = Gather (dims, i1) bu = Unsqueeze (b, l0) nu = Unsqueeze (n, l0)
+      c = Concat<axis = 0> (bu, minus, nu, nu) e = Equal (c, minus4)
       w = Where (e, ones, c) x = Expand (mask, w) f = Where (x, zero, low) s = Add (a, f)
       p = Softmax<axis = -1> (s) o = MatMul (p, vt) m = Transpose<perm = [0,2,1,3]> (o)
       merge = Concat<axis = 0> (bu, nu, minus) y = Reshape (m, merge)"""
