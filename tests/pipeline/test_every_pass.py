@@ -91,7 +91,7 @@ def other_values(field: OptionField) -> list[Any]:
     else:
         values = {
             bool: [False, True],
-            int: [0, 1, 2, 16, 32, 64, 128],
+            int: [0, 1, 2, 8, 16, 32, 64, 128],
             float: [0.0, 0.25, 0.999, 1.5, 99.9],
             str: ["sqnr=20dB", "top1=0.99", "a, b"],
         }[kind]
