@@ -202,3 +202,26 @@ def test_leaky_relu_declines(body, alpha, zero, reason):
     result = held(model, fuse(), X)
     assert reasons(result, "leaky-relu") == [reason]
     assert "LeakyRelu" not in ops(model)
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        "p = Mul (x, c) y = Div (p, six)",
+        "p = Div (c, six) y = Mul (p, x)",
+        "p = Div (x, six) y = Mul (p, c)",
+        "p = Mul (x, sixth) y = Mul (c, p)",
+    ],
+)
+def test_hard_swish(tail):
+    numbers = {"shift": 3.0, "zero": 0.0, "six": 6.0, "sixth": 1 / 6}
+    model = model_of("a = Add (x, shift) c = Clip (a, zero, six) " + tail, opset=14, **numbers)
+    held(model, fuse(), X)
+    assert ops(model) == ["HardSwish"]
+
+
+def test_hard_swish_declines_other_numbers():
+    numbers = {"shift": 3.0, "zero": 0.0, "six": 6.0, "five": 5.0}
+    model = model_of("a = Add (x, shift) c = Clip (a, zero, six) p = Div (x, five) y = Mul (p, c)", opset=14, **numbers)
+    result = held(model, fuse(), X)
+    assert reasons(result, "hard-swish") == ["the factor is 0.2, not 0.166667"]
