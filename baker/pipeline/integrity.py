@@ -132,11 +132,14 @@ def _content(attribute: ir.Attr) -> object:
     return attribute.value
 
 
-def freeze_tensors(model: ir.Model) -> None:
+def freeze_tensors(model: ir.Model) -> bool:
     """Makes the arrays of initializers read-only, so that a pass that writes into a shared one fails at once.
+
+    Returns whether there was any to do.
 
     The caller's own arrays stay as they are: each tensor is replaced by one over a read-only view.
     """
+    found = False
     for graph in graphs(model):
         for value in graph.initializers.values():
             tensor = value.const_value
@@ -145,8 +148,10 @@ def freeze_tensors(model: ir.Model) -> None:
             array = tensor.raw
             if not hasattr(array, "flags") or not array.flags.writeable:
                 continue
+            found = True
             view = array.view()
             view.flags.writeable = False
             value.const_value = ir.Tensor(
                 view, dtype=tensor.dtype, shape=tensor.shape, name=tensor.name, doc_string=tensor.doc_string
             )
+    return found

@@ -139,10 +139,11 @@ class _Run:
     settled: dict[Pass, str] = field(default_factory=dict)  # the fingerprint of what a pass made last
     start: State | None = None
     snapshot: Snapshot = field(init=False)
+    spare: ir.Model | None = field(init=False)  # the same as the state's, with what passes that changed nothing added
 
     def __post_init__(self) -> None:
         model = (self.source if self.start is None else self.start.model).clone()
-        freeze_tensors(model)
+        frozen = freeze_tensors(model)
         if self.context.reference is None:
             self.context = replace(self.context, reference=self.source)
             forget_inference(model)  # whoever made it may have changed it since it was lowered
@@ -151,10 +152,13 @@ class _Run:
         if self.manager.bisect is not None and self.context.rewrites is not None:
             self.context.rewrites.remembers = True
         self.state = State(model) if self.start is None else replace(self.start, model=model)
-        self.snapshot = Snapshot(self.state.model)
+        self.spare = None
         self.judge = Judge(self.context.verifier, self.context)
         self.trace = self.manager.trace or Trace()
         self.trace.every |= self.manager.bisect is not None
+        if self.start is None and self.context.reference is self.source and not frozen and not self.trace.every:
+            self.state, self.spare = State(self.source), model  # the source is not to be changed anyway
+        self.snapshot = Snapshot(self.state.model)
 
     def run(self) -> tuple[ir.Model, Report]:
         stopped = False
@@ -164,7 +168,7 @@ class _Run:
             stopped = True  # the failed record is in the report, which makes the run a failed one
         if not stopped:
             self.judge_result()
-        model = self.state.model
+        model = self.current if self.current is not self.source else self.source.clone()
         if any(record.status == "failed" for record in self.records):
             model.metadata_props["baker.unverified"] = "true"
         report = Report(
@@ -182,6 +186,11 @@ class _Run:
             judge = Judge(self.manager.bisect, self.context)
             report.blame = find_blame(self.trace, self.state, judge, self.manager.pipeline)
         return model, report
+
+    @property
+    def current(self) -> ir.Model:
+        """The model as it is now, with whatever passes that changed nothing found out about it."""
+        return self.state.model if self.spare is None else self.spare
 
     def verification(self) -> Verification:
         verdict = self.state.verdict
@@ -231,7 +240,7 @@ class _Run:
         try:
             return self.sequence(item.body)
         except _Undo:
-            self.state, self.snapshot = before, snapshot
+            self.state, self.snapshot, self.spare = before, snapshot, None
             self.records[first:] = [_undone(record) for record in self.records[first:]]
             self.trace.excuse(first + 1)
             return False
@@ -249,7 +258,7 @@ class _Run:
             record, self.state = self.transact(pass_)
         self.records.append(record)
         for observer in self.manager.observers:
-            observer.after(record, self.state.model)
+            observer.after(record, self.current)
         if record.error and self.groups:
             raise _Undo
         if record.error and self.manager.on_fail == "stop":
@@ -262,7 +271,7 @@ class _Run:
     def transact(self, pass_: Pass) -> tuple[PassRecord, State]:
         """Runs a pass on a copy, judges it, and decides which model goes on."""
         before, start = self.state, time.perf_counter()
-        trial, rewrites = Trial(pass_, before.model, self.snapshot), self.context.rewrites
+        trial, rewrites = Trial(pass_, before.model, self.snapshot, self.spare), self.context.rewrites
         numbered = 0 if rewrites is None else len(rewrites.admitted)
         if rewrites is not None and rewrites.exhausted:
             trial.skip(f"not run: the {rewrites.limit} rewrites of --bisect-limit are used up")
@@ -285,10 +294,14 @@ class _Run:
         return record, state
 
     def next_state(self, trial: Trial, keep: bool) -> State:
+        self.spare = None
         if not keep:
             return self.state
         if not trial.changed:  # what is not saved, such as inferred shapes, may have been added
-            return replace(self.state, model=trial.model)
+            if self.trace.every or trial.model is trial.before:
+                return replace(self.state, model=trial.model)
+            self.spare = trial.model
+            return self.state
         return self.judge.after(trial.pass_, self.state, trial.model, trial.verdict, failed=trial.fault is not None)
 
     # ---- judging ----

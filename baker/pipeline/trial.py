@@ -56,6 +56,7 @@ class Trial:
 
     Attributes:
         known: what is known of the model before, where that was looked at already.
+        spare: the same model once more, for the pass to change; nobody else needs it.
         model: the model after the pass.
         result: what is known of it.
         changed: found by comparison, whatever the pass says.
@@ -67,6 +68,7 @@ class Trial:
     pass_: Pass
     before: ir.Model
     known: Snapshot | None = None
+    spare: ir.Model | None = None
     model: ir.Model = field(init=False)
     result: Snapshot = field(init=False)
     changes: tuple[Change, ...] = ()
@@ -84,7 +86,7 @@ class Trial:
         Raises:
             UsageError, SecurityError, ResourceError, MemoryError: not the fault of the pass; the caller has to act.
         """
-        self.model = self.before.clone()
+        self.model = self.before.clone() if self.spare is None else self.spare
         self.result = Snapshot(self.model)
         index_names(self.model)
         if context.rewrites is not None:

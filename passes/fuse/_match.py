@@ -57,7 +57,9 @@ class Found:
 
 
 class Pattern:
-    """Something that a value may be."""
+    """Something that a value may be; ``depth`` is how many nodes follow one another in it, at most."""
+
+    depth: int = 0
 
     def find(self, value: ir.Value | None, found: Found | None = None) -> Iterator[Found]:
         """Yields each way in which the value fits, added to what was found before."""
@@ -99,6 +101,7 @@ class Op(Pattern):
 
     def __init__(self, op_type: str, *inputs: Pattern, name: str = "") -> None:
         self.op_type, self.inputs, self.name = op_type, inputs, name
+        self.depth = 1 + max((pattern.depth for pattern in inputs), default=0)
 
     def _find(self, value: ir.Value, found: Found) -> Iterator[Found]:
         node = value.producer()
@@ -116,6 +119,7 @@ class OneOf(Pattern):
 
     def __init__(self, *patterns: Pattern) -> None:
         self.patterns = patterns
+        self.depth = max(pattern.depth for pattern in patterns)
 
     def _find(self, value: ir.Value, found: Found) -> Iterator[Found]:
         for pattern in self.patterns:
@@ -127,6 +131,7 @@ class Product(Pattern):
 
     def __init__(self, *factors: Pattern) -> None:
         self.factors = factors
+        self.depth = len(factors) - 1 + max(factor.depth for factor in factors)
 
     def _find(self, value: ir.Value, found: Found) -> Iterator[Found]:
         if len(self.factors) == 1:
@@ -153,6 +158,7 @@ class Power(Pattern):
 
     def __init__(self, base: Pattern, power: int, exponent: str) -> None:
         self.base, self.power, self.exponent = base, power, exponent
+        self.depth = max(power - 1, 1) + base.depth
 
     def _find(self, value: ir.Value, found: Found) -> Iterator[Found]:
         yield from Op("Pow", self.base, Number(self.exponent)).find(value, found)
@@ -168,7 +174,7 @@ def through(op_type: str, pattern: Pattern) -> Pattern:
 def ending(anchor: ir.Node, pattern: Pattern) -> Found | None:
     """The largest match that has the anchor in it, looking at the nodes behind it; ``nodes[0]`` is its last node."""
     best: Found | None = None
-    for node in _behind(anchor):
+    for node in _behind(anchor, pattern.depth):
         for found in pattern.find(node.outputs[0]):
             if anchor in found.nodes and (best is None or len(found.nodes) > len(best.nodes)):
                 best = found
@@ -240,15 +246,17 @@ def _splits(factors: Sequence[Pattern]) -> Iterator[tuple[list[Pattern], list[Pa
             yield [factors[i] for i in chosen], [factors[i] for i in indices if i not in chosen]
 
 
-def _behind(anchor: ir.Node) -> Iterator[ir.Node]:
-    """The anchor and nodes of its graph that read what it makes, nearest first."""
-    seen, pending = {anchor}, [anchor]
+def _behind(anchor: ir.Node, depth: int) -> Iterator[ir.Node]:
+    """The anchor and nodes of its graph that read what it makes, nearest first, ``depth`` in a row at most."""
+    seen, pending = {anchor}, [(anchor, 1)]
     for _ in range(_REACH):
         if not pending:
             return
-        node = pending.pop(0)
+        node, far = pending.pop(0)
         yield node
+        if far == depth:
+            continue
         for reader in dict.fromkeys(reader for value in node.outputs for reader, _ in value.uses()):
             if reader.graph is anchor.graph and reader not in seen and reader.outputs:
                 seen.add(reader)
-                pending.append(reader)
+                pending.append((reader, far + 1))
