@@ -9,6 +9,8 @@ whoever looks again finds the same numbers, only later. Arrays that passes make 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import mmap
 import os
 import tempfile
@@ -59,9 +61,17 @@ def release() -> None:
             mapping.madvise(mmap.MADV_DONTNEED)
 
 
+def trim() -> None:
+    """Gives back memory that was freed and that Python or the C library keep for later."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # the GNU C library has it
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 @contextlib.contextmanager
 def releasing() -> Iterator[None]:
     """While somebody else's code reads large arrays from end to end, gives their pages back behind it."""
+    trim()
     done = threading.Event()
 
     def work() -> None:

@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from baker.model.size import is_large
+from baker.runtime.handover import lift_weights
 from baker.runtime.session import Source, optimized_graph, resolved
 
 KernelKind = Literal["integer", "ternary", "float"]
@@ -64,6 +65,7 @@ def audit_kernels(model: Source, *, custom_ops: str | os.PathLike[str] | None = 
 def _without_weights(model: ir.Model) -> tuple[ir.Model, frozenset[str]]:
     """A copy whose large floating-point weights are inputs, and their names: their kernels are float in any case."""
     light, names = model.clone(), set[str]()
+    lift_weights(light)
     for value in list(light.graph.initializers.values()):
         tensor = value.const_value
         if tensor is None or tensor.dtype not in _FLOATS or tensor.nbytes < _LARGE_WEIGHT or not value.uses():

@@ -70,7 +70,7 @@ def _strip_and_serialize(model: ir.Model, hand_over: bool, what: str) -> Packed:
     packed = Packed(b"", what)
     stripped = model.clone()
     if hand_over:
-        _lift_weights(stripped)
+        lift_weights(stripped)
     for value in list(stripped.graph.initializers.values()) if hand_over else []:
         tensor = value.const_value
         if tensor is None or not _is_handed_over(tensor):
@@ -103,7 +103,7 @@ def _ort_value(tensor: ir.TensorProtocol) -> ort.OrtValue:
     return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), int(tensor.dtype))
 
 
-def _lift_weights(model: ir.Model) -> None:
+def lift_weights(model: ir.Model) -> None:
     """Puts the large weights of subgraphs into the main graph, from where they can be handed over; drops dead ones."""
     for graph in list(_inside(model.graph)):
         for value in list(graph.initializers.values()):

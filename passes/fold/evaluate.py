@@ -18,6 +18,7 @@ import onnx_ir as ir
 from baker.errors import BakerError, ModelError
 from baker.model.graph import Array, attribute
 from baker.model.operators import repeats
+from baker.model.pages import is_mapped, kept
 
 _NEVER = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Constant"})
 _UNBOUNDED = frozenset(
@@ -177,7 +178,8 @@ class _Call:
         if move is None or self.inputs[0] is None:
             return None
         shape = self.specs[0][0]
-        return [np.ascontiguousarray(move(self.node, self.inputs[0].array, shape)).reshape(shape)]
+        moved = move(self.node, self.inputs[0].array, shape)
+        return [(kept(moved) if is_mapped(moved) else kept(np.ascontiguousarray(moved))).reshape(shape)]
 
     def _by_runtime(self) -> list[Array]:
         from baker.runtime.session import run, session  # ONNX Runtime loads only when something is evaluated
@@ -195,7 +197,7 @@ class _Call:
         results = list(found.values())
         if any(not isinstance(result, np.ndarray) or result.dtype.char not in _TYPES for result in results):
             raise EvaluationError("the result is no tensor of plain numbers")
-        return results
+        return [kept(result) for result in results]
 
     def _model(self, inline: int) -> onnx.ModelProto:
         """The node alone as a model; inputs of at most ``inline`` bytes are initializers."""
