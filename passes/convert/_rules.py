@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from baker.passes.convert import _axes, _broadcast, _inputs, _operators, _resize, _softmax
+from baker.passes.convert import _axes, _broadcast, _inputs, _operators, _resize, _shapes, _softmax
 from baker.passes.convert._tools import Rule
 
-_MODULES = (_axes, _broadcast, _inputs, _operators, _resize, _softmax)
+_MODULES = (_axes, _broadcast, _inputs, _operators, _resize, _shapes, _softmax)
 
 
 def _merged(direction: str) -> dict[tuple[str, int], Rule]:

@@ -11,6 +11,7 @@ from baker.errors import ModelError
 from baker.model.graph import UnknownAttribute, subgraphs
 from baker.model.shapes import infer_shapes
 from baker.passes.convert._check import absence, changed_at, fault, is_standard, schema_of, type_fault, where
+from baker.passes.convert._comparisons import clip_computed, compare
 from baker.passes.convert._inline import inline
 from baker.passes.convert._rules import DOWN, UP
 from baker.passes.convert._tools import Refused, Step, trim_inputs
@@ -96,7 +97,11 @@ def lower_node(node: ir.Node, step: Step) -> None:
     """
     older = step.version - 1
     rule = DOWN.get((node.op_type, step.version))
+    if clip_computed(node, step):
+        return
     wrong = type_fault(node, older)
+    if wrong is not None and compare(node, step):
+        return
     if wrong is not None and not widen(node, step):
         raise Refused(wrong)
     trim_inputs(node)

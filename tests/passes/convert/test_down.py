@@ -135,6 +135,23 @@ def test_small_numbers_are_computed_in_wider_ones(kind):
     np.testing.assert_array_equal(outputs(model, feed)["y"], expected.astype(kind))
 
 
+def test_extremes_of_int64_are_compared():
+    """Dims that a model clamps are int64, which Max, Min and Clip took with opset 12."""
+    body = "m = Max(x, z, o) n = Min(m, z) y = Clip(n, l, h)"
+    inputs = "int64[N] x, int64[N] z, int64[1] o, int64 l, int64 h"
+    model = model_at(13, body, inputs, "int64[N] y")
+    rng = np.random.default_rng(0)
+    feed = {name: rng.integers(-(2**63), 2**63, 64, np.int64) for name in "xz"} | {"o": np.array([2**62])}
+    feed |= {"l": np.array(-(2**61)), "h": np.array(2**60)}
+    lowered(model, 9, feed)
+
+
+def test_a_clip_by_computed_bounds():
+    model = model_at(13, "l = Neg(h) y = Clip(x, l, h)", "float[2,3,4,6] x, float h")
+    lowered(model, 8, {**X, "h": np.array(0.5, np.float32)})
+    assert ops(model) == ["Neg", "Max", "Min"]
+
+
 @pytest.mark.parametrize(
     ("opset", "to", "body", "said"),
     [
