@@ -44,7 +44,7 @@ def axes_fault(found: Found, *reductions: str, single: bool = False) -> str | No
         node = found.values[name].producer()
         if node is None or not attribute(node, "keepdims", 1):
             return f"{name} does not keep the axes that it reduces"
-        axes.add(_normalized(node))
+        axes.add(last_axes(node))
     if len(axes) != 1:
         return "the reductions run over different axes"
     (common,) = axes
@@ -57,8 +57,8 @@ def axes_fault(found: Found, *reductions: str, single: bool = False) -> str | No
     return None
 
 
-def _normalized(node: ir.Node) -> tuple[int, ...] | None:
-    """The axes of a reduction, counted from the end."""
+def last_axes(node: ir.Node) -> tuple[int, ...] | None:
+    """The axes of a reduction, counted from the end; None where they are absent or unknown."""
     axes, dims = reduced_axes(node), shape_of(node.inputs[0])
     if axes is None:
         return None
@@ -70,7 +70,7 @@ def _normalized(node: ir.Node) -> tuple[int, ...] | None:
 def last_dims(found: Found, reduction: str) -> tuple[int, ...] | None:
     """The dims of the axes that a reduction runs over, None where they are unknown."""
     node = found.values[reduction].producer()
-    axes = None if node is None else _normalized(node)
+    axes = None if node is None else last_axes(node)
     dims = shape_of(found.values["x"])
     if axes is None or dims is None or len(axes) > len(dims):
         return None

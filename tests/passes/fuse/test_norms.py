@@ -284,3 +284,30 @@ def test_what_is_no_group_normalization_is_declined(changed, reason):
     model.opset_imports[""] = 21
     result = held(model, Fuse(opset=21), {"x": seeded(2, 6, 2, 2)}, growth=0.1)
     assert reasons(result, "group-normalization") == [reason]
+
+
+# ---- instance normalization ------------------------------------------------------------------------------------------
+
+INSTANCE = (MEAN + VARIANCE + "n = Div (d, r) t = Mul (n, gamma) y = Add (t, beta)").replace("[-1]", "[2, 3]")
+
+
+@pytest.mark.parametrize("gamma", [positive(6, 1, 1), positive(1, 6, 1, 1)])
+def test_an_instance_normalization_is_found_at_every_opset(gamma):
+    model = grouped(INSTANCE, gamma=gamma, two=NUMBERS["two"], eps=NUMBERS["eps"])
+    result = held(model, fuse(), {"x": seeded(2, 6, 4, 3)}, {"x": seeded(1, 6, 2, 2)})
+    assert (ops(model), applied(result)) == (["InstanceNormalization"], ["instance-normalization"])
+
+
+@pytest.mark.parametrize(
+    ("body", "gamma", "reason"),
+    [
+        (INSTANCE.replace("[2, 3]", "[3]"), positive(6, 1, 1), "the axes are not all those behind the channels"),
+        (INSTANCE, positive(4, 1), "scale and bias are not one per channel"),
+        (INSTANCE.replace("(d, two)", "(d, gamma)"), positive(6, 1, 1), None),
+    ],
+)
+def test_what_is_no_instance_normalization_is_declined(body, gamma, reason):
+    model = grouped(body, gamma=gamma, two=NUMBERS["two"], eps=NUMBERS["eps"])
+    result = held(model, fuse("instance-normalization"), {"x": seeded(2, 6, 4, 4)})
+    assert "InstanceNormalization" not in ops(model)
+    assert not reason or reasons(result)[0].startswith(reason)
