@@ -78,7 +78,7 @@ class Further:
                 comparison.take(index, probe.outputs(outputs))
         except ModelError as error:
             return f"it fails on an input that the original runs on, of shapes {_shapes(recording)}: {error}"
-        fault = comparison.fault(original)
+        fault = comparison.fault(original, candidate)
         return None if fault is None else f"on made-up inputs {fault}"
 
     def _recording(self, original: ir.Model, least: int) -> Recording | None:

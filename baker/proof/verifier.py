@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from baker.errors import InternalError, ModelError, UsageError
+from baker.model.pages import trim
+from baker.model.size import is_large
 from baker.proof.budget import DEFAULT_METRIC_BUDGET, Budget, Metric, score
 from baker.proof.fakes.behaviour import Watch
 from baker.proof.fakes.detect import in_approximation, in_same_function
@@ -189,11 +191,13 @@ class Verifier:
             watch.take(index, found)
         watch.react(runner, probe.outputs)
         del runner  # its memory is free for the float64 run
+        if is_large(candidate):
+            trim()
         caveats = self._recorder.caveats(original, recording, len(self.feeds))
         errors = comparison.errors()
         shown = {name: errors[name] for name in names}
         verdict = Verdict("pass", "", shown, len(recording.feeds), caveats)
-        fault = comparison.fault(original)
+        fault = comparison.fault(original, candidate)
         if fault is not None:
             verdict = replace(verdict, status="fail", reason=fault)
         else:
