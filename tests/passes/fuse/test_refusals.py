@@ -140,5 +140,5 @@ def test_every_rule_has_a_near_miss():
     assert not known - tested, "a new rule: put a near miss into NEAR"
     for rule, file in [pair for pair in ELSEWHERE.items() if pair[0] in known]:
         text = (HERE / f"test_{file}.py").read_text(encoding="utf-8")
-        assert f'"{rule}"' in text or f"'{rule}'" in text, rule
+        assert rule.partition("-")[0] in text.lower(), rule
         assert "reasons(" in text, rule
