@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from baker.model.graph import Array, all_nodes, attribute, graphs, has_reference_attribute, is_constant, is_op, label
+from baker.model.pages import looked_at
 from baker.proof.fakes.layers import NARROW, Layer, layers, named
 from baker.proof.verdict import Finding
 
@@ -146,6 +147,7 @@ def _float_weights(model: ir.Model) -> dict[str, ir.TensorProtocol]:
 
 def _short(tensor: ir.TensorProtocol) -> bool:
     """True where no element uses the last bits of its mantissa; the first elements decide in most cases."""
+    looked_at(int(tensor.nbytes))
     flat = np.ascontiguousarray(tensor.numpy()).ravel()
     return not any((part.view(np.uint32) & UNUSED_BITS).any() for part in (flat[:ELEMENTS], flat) if part.size)
 
@@ -161,4 +163,6 @@ def _rounded(tensor: ir.TensorProtocol, rival: ir.TensorProtocol) -> bool:
 
 def _sample(array: Array) -> Array:
     flat = array.ravel()
-    return flat[:: max(1, flat.size // 1024)]
+    sample = np.array(flat[:: max(1, flat.size // 1024)])
+    looked_at(array.nbytes)
+    return sample
