@@ -56,6 +56,11 @@ NEAR = {  # rule: a body that reads x (N, 4, 6) and gives y; what of the reason 
         "not known to be those of x"),
     "resize": ('y = Resize <coordinate_transformation_mode = "tf_crop_and_resize"> (x, roi, ones)',
         "moves the coordinates"),
+    "sequence-at": ("e = Exp (x) q = SequenceConstruct (x, e) y = SequenceAt (q, at)", "its name"),
+    "sequence-concat": (
+        "q = SequenceConstruct (x, x) c = ConcatFromSequence <axis = 0, new_axis = 1> (q) y = Squeeze (c)",
+        "a new axis",
+    ),
     "slice-chain": ("a = Slice (x, one, last, one) y = Slice (a, one, two, one)", "cut twice"),
     "slice-concat": ("a = Concat <axis = 1> (x, x) y = Slice (a, one, two, one)", "no whole part"),
     "slice-squeeze": ("a = Slice (x, both, ends, axes) y = Squeeze (a, one)", "no constant slice of one axis"),
@@ -70,6 +75,7 @@ NEAR = {  # rule: a body that reads x (N, 4, 6) and gives y; what of the reason 
         "not known to be zero"),
 }  # fmt: skip
 MORE = (
+    "int64 at = {0}, "
     "float one_f = {1}, float low = {-1}, float three = {3}, float nil = {0}, float six = {6}, bool yes = {1}, "
     "float[2,1,1] zeros = {0, 0}, int64[3] up_shape = {2, 1, 1}, int64[6] pads = {0, 0, 1, 0, 0, 1}, "
     "int64[3] view = {0, 8, 3}, int64[2] flat = {-1, 6}, int64[3] other = {-1, 2, 10}, int64[1] last = {-1}, "

@@ -50,6 +50,10 @@ GOES = [  # rule, body, constants, what is left
     ("cast-chain", "a = Cast <to = 11> (x) b = Cast <to = 6> (a) y = Cast <to = 1> (b)", "", "Cast Cast"),
     ("clip-relu", "a = Clip (x, l, h) y = Relu (a)", "float l = {-1}, float h = {0.5}", "Clip"),
     ("clip-relu", "a = Clip (x, , h) y = Relu (a)", "float h = {0.5}", "Clip"),
+    ("sequence-at", "e = Exp (x) q = SequenceConstruct (x, e, x) a = SequenceAt (q, p) y = Neg (a)", "int64 p = {-2}",
+     "Exp Neg"),
+    ("sequence-concat", "e = Exp (x) q = SequenceConstruct (x, e) y = ConcatFromSequence <axis = -1> (q)", "",
+     "Exp Concat"),
 ]  # fmt: skip
 
 
