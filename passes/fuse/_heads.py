@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from baker.model.graph import attribute, is_op
-from baker.passes.fuse._dims import ONE, Dim, Dims, Symbols, number
+from baker.model.graph import attribute, is_op, sole_reader
+from baker.passes.fuse._dims import ONE, Dim, Dims, number
+from baker.passes.fuse._symbols import Symbols
 
 HEADS_FIRST = (0, 2, 1, 3)
 """The permutation between (batch, sequence, heads, size) and (batch, heads, sequence, size); its own inverse."""
@@ -23,6 +24,7 @@ class Heads:
         split: the tensor as (batch, sequence, heads, size), if there is one.
         flat: the tensor as (batch, sequence, heads * size), if there is one.
         repeats: how often each head serves, one after the other.
+        turn: a RotaryEmbedding between ``flat`` and this tensor, which takes either form.
         between: the nodes that the forms are told from.
     """
 
@@ -31,6 +33,7 @@ class Heads:
     split: ir.Value | None = None
     flat: ir.Value | None = None
     repeats: int = 1
+    turn: ir.Node | None = None
     between: tuple[ir.Node, ...] = ()
 
     @property
@@ -52,7 +55,17 @@ def heads_of(value: ir.Value, symbols: Symbols) -> Heads | None:
     node = value.producer()
     if is_op(node, "Transpose") and attribute(node, "perm", ()) == HEADS_FIRST and node.inputs[0] is not None:
         return replace(_split(node.inputs[0], symbols, dims), value=value, between=(node,))
-    return Heads(dims, value)
+    return _turned(value, dims, symbols) or Heads(dims, value)
+
+
+def _turned(value: ir.Value, dims: Dims, symbols: Symbols) -> Heads | None:
+    node = value.producer()
+    if not is_op(node, "RotaryEmbedding") or node.inputs[0] is None or sole_reader(value) is None:
+        return None
+    found = heads_of(node.inputs[0], symbols)
+    if found is None or found.repeats != 1 or found.turn is not None or found.dims != dims:
+        return None
+    return Heads(dims, value, flat=found.flat, turn=node, between=(node,))
 
 
 def transposed_heads_of(value: ir.Value, symbols: Symbols) -> Heads | str:

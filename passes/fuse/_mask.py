@@ -14,8 +14,9 @@ import numpy as np
 import onnx_ir as ir
 
 from baker.model.graph import constant_before, constant_value, emit, is_constant, is_op
-from baker.passes.fuse._dims import ONE, Dims, Symbols, number
+from baker.passes.fuse._dims import ONE, Dims, number
 from baker.passes.fuse._scores import Chosen, Scores, has_empty_row, numbers_of
+from baker.passes.fuse._symbols import Symbols
 
 _COARSE = "a row may be hidden by the lowest float16, which leaves room for the scores: they would round otherwise"
 _NONE = {ir.DataType.FLOAT: -1e9, ir.DataType.FLOAT16: -6e4}  # from here on nothing is left of a score's weight

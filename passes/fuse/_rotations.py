@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from baker.model.graph import attribute, is_op
-from baker.passes.fuse._dims import Dims, Symbols, number
+from baker.passes.fuse._dims import Dims, number
 from baker.passes.fuse._rule import axes_of, ints, scalar
 from baker.passes.fuse._slices import cuts_of
+from baker.passes.fuse._symbols import Symbols
 
 
 @dataclass(frozen=True)

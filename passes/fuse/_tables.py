@@ -10,8 +10,9 @@ import numpy as np
 import onnx_ir as ir
 
 from baker.model.graph import Array, attribute, constant_before, constant_value, emit, is_constant, is_op
-from baker.passes.fuse._dims import ONE, Dim, Dims, Symbols, number
+from baker.passes.fuse._dims import ONE, Dim, Dims, number
 from baker.passes.fuse._rule import axes_of, scalar
+from baker.passes.fuse._symbols import Symbols
 
 Step = tuple[str, dict[str, Any], Array | None]
 """An operator of one tensor, its attributes, and its other operand."""

@@ -15,12 +15,13 @@ from baker.model.graph import (
     remove_if_dead,
     sole_reader,
 )
-from baker.passes.fuse._dims import Dims, Symbols, number
+from baker.passes.fuse._dims import Dims, number
 from baker.passes.fuse._heads import HEADS_FIRST, Heads, heads_of, is_multiple, transposed_heads_of
 from baker.passes.fuse._mask import build, planned
 from baker.passes.fuse._match import Found, fault
 from baker.passes.fuse._rule import Facts, FuseRule, bypass, ints, substitute
 from baker.passes.fuse._scores import Scores, guard_of, reaches_product, scores_of, unscaled
+from baker.passes.fuse._symbols import Symbols
 from baker.pipeline.pass_base import Change
 from baker.pipeline.rewrite import Match
 
@@ -97,10 +98,15 @@ class Attention(FuseRule):
         if isinstance(mask, str):
             return mask
         match.mask, match.merged = mask, _merged(match, rank, self.symbols)
+        match.idle = _idle(match.product.outputs[0], self.symbols)
         return _form_fault(match, rank, self.symbols)
 
     def apply(self, match: Match) -> Change:
-        """Puts one Attention in the place of all."""
+        """Puts one Attention in the place of all; in a step before that goes a Reshape behind that does nothing."""
+        if match.idle is not None:
+            name = label(match.idle)
+            bypass(match.idle, match.product.outputs[0])
+            return Change(self.name, name, "Reshape removed: the heads' shape stays")
         name, query, key = label(match.product), match.heads[0], match.heads[1]
         inputs: list[ir.Value | None] = [_input(each, match) for each in match.heads]
         if match.mask is not None:
@@ -163,13 +169,20 @@ def _merged(match: Match, rank: int, symbols: Symbols) -> ir.Node | None:
     if match.product.outputs[0].dtype != ir.DataType.FLOAT:  # ONNX Runtime's kernel is slow then
         return None
     node = sole_reader(match.product.outputs[0])
-    if is_op(node, "Reshape") and symbols.dims(node.outputs[0]) == symbols.dims(match.product.outputs[0]):
-        node = sole_reader(node.outputs[0])
     if not is_op(node, "Transpose") or attribute(node, "perm", ()) != HEADS_FIRST or node.outputs[0].is_graph_output():
         return None
     if node.graph is not match.product.graph:
         return None
     return node if all(_takes_merged(reader, symbols) for reader, _ in node.outputs[0].uses()) else None
+
+
+def _idle(value: ir.Value, symbols: Symbols) -> ir.Node | None:
+    """A Reshape that gives a value the shape that it has."""
+    for reader, _ in value.uses():
+        same = is_op(reader, "Reshape") and symbols.dims(reader.outputs[0]) == symbols.dims(value)
+        if same and can_replace(reader.outputs[0], value):
+            return reader
+    return None
 
 
 def _takes_merged(reader: ir.Node, symbols: Symbols) -> bool:
@@ -206,7 +219,7 @@ def _dying(key: Heads) -> int:
 
 def _input(heads: Heads, match: Match) -> ir.Value | None:
     if match.merged:
-        return heads.flat
+        return heads.flat if heads.turn is None else _turn(heads, heads.turn, match.product)
     if heads.value is not None:
         return heads.value
     node = emit(match.product, "Transpose", [heads.split], {"perm": list(HEADS_FIRST)})
@@ -214,6 +227,15 @@ def _input(heads: Heads, match: Match) -> ir.Value | None:
     output.type = None if split is None else split.type
     if split is not None and split.shape is not None:
         output.shape = ir.Shape([split.shape[axis] for axis in HEADS_FIRST])
+    return output
+
+
+def _turn(heads: Heads, turn: ir.Node, before: ir.Node) -> ir.Value:
+    """The same RotaryEmbedding of (batch, sequence, heads * size)."""
+    attributes: dict[str, object] = {**turn.attributes, "num_heads": heads.heads}
+    output = emit(before, "RotaryEmbedding", [heads.flat, *turn.inputs[1:]], attributes).outputs[0]
+    output.type = turn.outputs[0].type
+    output.shape = None if heads.flat is None else heads.flat.shape
     return output
 
 

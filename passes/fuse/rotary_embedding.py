@@ -5,10 +5,11 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from baker.model.graph import attribute, is_op, label, sole_reader
-from baker.passes.fuse._dims import Symbols, number
+from baker.passes.fuse._dims import number
 from baker.passes.fuse._match import Found, fault
 from baker.passes.fuse._rotations import Rotation, dims_of_heads, part_of, rotation_of
 from baker.passes.fuse._rule import Facts, FuseRule, substitute
+from baker.passes.fuse._symbols import Symbols
 from baker.passes.fuse._tables import Table, build, fitted, table_of
 from baker.pipeline.pass_base import Change
 from baker.pipeline.rewrite import Match
@@ -91,7 +92,9 @@ class RotaryEmbedding(FuseRule):
             x,
             *(build(table, rotation.x, match.dims[0], rotation.nodes[0], self.symbols) for table in match.tables),
         ]
-        substitute(last, "RotaryEmbedding", inputs, **attributes)
+        output = substitute(last, "RotaryEmbedding", inputs, **attributes).outputs[0]
+        for reader in [each for each, _ in output.uses() if is_op(each, "Shape")]:
+            reader.replace_input_with(0, x)  # as long, and known earlier
         return Change(self.name, name, f"{len(rotation.nodes)} nodes became RotaryEmbedding")
 
 
