@@ -356,7 +356,7 @@ def test_float16_is_close(low: float):
 def test_rotary_embeddings_take_heads_that_are_merged():
     """Queries and keys are split, turned and attended to; with the rules together no Transpose is left."""
     turn = """{0}a = Slice ({0}t, l0, l4, l3) {0}b = Slice ({0}t, l4, l8, l3) {0}n = Neg ({0}b)
-      {0}r = Concat<axis = -1> ({0}n, {0}a) {0}c = Mul ({0}t, cos) {0}s = Mul ({0}r, sin) {0}h = Add ({0}c, {0}s)"""
+      {0}w = Concat<axis = -1> ({0}n, {0}a) {0}c = Mul ({0}t, cos) {0}s = Mul ({0}w, sin) {0}h = Add ({0}c, {0}s)"""
     body = f"""{SPLIT} kt = Transpose<perm = [0,2,1,3]> (kr) {turn.format("q")} {turn.format("k")}
       kx = Transpose<perm = [0,1,3,2]> (kh) s = MatMul (qh, kx) {MERGE}"""
     weights = SHAPES + ", int64[1] l0 = {0}, int64[1] l3 = {3}, int64[1] l4 = {4}, int64[1] l8 = {8}"
