@@ -2,7 +2,7 @@
 
 ONNX Runtime's CPU provider computes most operators on float16 in float32, and rounds only where a node takes float16 as
 it is. So it matters what stands between: without a Slice that takes everything, nothing is rounded in its place, and a
-Round or a Less behind it may decide otherwise. With an Identity behind every value, nothing depends on the neighbours.
+Round or a Less behind it may decide otherwise. With Identities behind every value, nothing depends on the neighbours.
 """
 
 from __future__ import annotations
@@ -52,18 +52,21 @@ def _same(wanted: Array, found: Array) -> bool:
 
 
 def _rounded(model: ir.Model) -> ir.Model:
-    """The model with an Identity, which takes float16 as it is, behind every float16 value of the main graph.
+    """The model with two Identities, which take float16 as it is, behind every float16 value of the main graph.
 
-    An output of the graph is rounded where it leaves. Casts to float32 and back would be taken out again.
+    One alone would run in float32, too, between two others that do; Casts to float32 and back would be taken out. An
+    output of the graph is rounded where it leaves.
     """
     rounded = model.clone()
     for value in [value for node in rounded.graph for value in node.outputs if value.dtype == ir.DataType.FLOAT16]:
         readers, node = list(value.uses()), value.producer()
         if node is None or not readers:
             continue
-        barrier = ir.node("Identity", [value])
-        barrier.name = barrier.outputs[0].name = f"{value.name}/rounded"
-        rounded.graph.insert_after(node, barrier)
+        first = ir.node("Identity", [value])
+        second = ir.node("Identity", first.outputs)
+        first.name = first.outputs[0].name = f"{value.name}/half"
+        second.name = second.outputs[0].name = f"{value.name}/rounded"
+        rounded.graph.insert_after(node, [first, second])
         for reader, index in readers:
-            reader.replace_input_with(index, barrier.outputs[0])
+            reader.replace_input_with(index, second.outputs[0])
     return rounded
