@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import onnx_ir as ir
 
 from baker.errors import ResourceError, UsageError
+from baker.model.collector import seldom_collecting
 from baker.model.files import explained, replacing, write_bytes_atomically, write_json_atomically
 from baker.model.graph import all_nodes, count_nodes, standard_domain
 from baker.model.marks import source_files
@@ -79,7 +80,8 @@ def save(
         raise UsageError(f"save takes an onnx_ir.Model, found {found}. Give baker.lower(...) or baked.model.")
     target = Path(path)
     _refuse_source(model, target)
-    encoded = encode(model)
+    with seldom_collecting():
+        encoded = encode(model)
     spilled = spill(model, target) if encoded.nested or encoded.size() > max_inline_bytes else None
     try:
         digest, size = _write(encoded if spilled is None else spilled.rest, target)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import onnx_ir as ir
 import onnxruntime
 
 from baker.errors import GateError, ModelError, PipelineError, UsageError
+from baker.model.collector import seldom_collecting
 from baker.model.lower import SourceFacts, lower, source_facts
 from baker.model.marks import NOTES
 from baker.model.operators import BAKER_DOMAIN
@@ -27,9 +26,11 @@ from baker.pipeline.trace import Trace
 from baker.proof.budget import DEFAULT_METRIC_BUDGET, Budget, Metric, load_metric
 from baker.proof.feeds import Feeds, load_feeds, no_feeds
 from baker.proof.numerics import Fidelity
-from baker.proof.verifier import Verdict, Verifier
 from baker.runtime import supervise
 from baker.runtime.kernels import custom_ops_library
+
+if TYPE_CHECKING:
+    from baker.proof.verifier import Verdict, Verifier
 
 DEFAULT_PIPELINE = "@simplify"
 
@@ -144,23 +145,8 @@ def run(
         start: go on from here, where a run stood in the middle of its pipeline; the source is what it started from.
         feeds: instead of those that the settings name.
     """
-    with _seldom_collecting():
+    with seldom_collecting():  # `PassManager` sees to it that what large models leave behind goes at once
         return _run(source, pipeline, settings, start, feeds)
-
-
-@contextmanager
-def _seldom_collecting() -> Iterator[None]:
-    """Lets Python look for garbage in cycles less often: each time it walks over every node of every model.
-
-    `PassManager` sees to it that what large models leave behind goes at once.
-    """
-    before = gc.get_threshold()
-    if before[0]:  # 0: switched off
-        gc.set_threshold(max(before[0], 50_000), *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 def _run(
@@ -179,11 +165,11 @@ def _run(
     if settings.trace is not None:
         settings.trace.reference = reference
         settings.trace.feeds = feeds if judging or settings.calib is not None else None
-    verifier = _verifier(reference, feeds, budget, metric, settings)
+    verifier = _verifier(reference, feeds, budget, metric, settings) if judging else None
     context = PassContext(
         reference=reference,
         calibration=feeds.calibration,
-        verifier=verifier if settings.verify or budget or metric else None,
+        verifier=verifier if settings.verify or budget or metric else None,  # --bisect alone judges at the end
         budget=budget,
         target=settings.target,
         seed=settings.seed,
@@ -193,7 +179,7 @@ def _run(
     )
     manager.bisect = verifier if settings.bisect else None
     model, report = manager.run(reference, context, start=start)
-    _complete(report, model, facts, feeds, verifier, budget, settings)
+    _complete(report, model, facts, feeds, reference.meta[NOTES], verifier, budget, settings)
     return model, report
 
 
@@ -272,6 +258,8 @@ def _check_own_budgets(pipeline: Pipeline) -> None:
 def _verifier(
     reference: ir.Model, feeds: Feeds, budget: Budget | None, metric: Metric | None, settings: Settings
 ) -> Verifier:
+    from baker.proof.verifier import Verifier  # brings most of `baker.proof`, which a run that judges nothing can spare
+
     return Verifier(
         reference,
         feeds,
@@ -288,24 +276,26 @@ def _complete(
     model: ir.Model,
     facts: SourceFacts,
     feeds: Feeds,
-    verifier: Verifier,
+    notes: Sequence[str],
+    verifier: Verifier | None,
     budget: Budget | None,
     settings: Settings,
 ) -> None:
     """Fills in what the manager can't know: where the model came from, what the result runs on, the budget."""
     report.source = facts
-    notes = (*verifier.reference.meta[NOTES], *feeds.notes)
+    notes = (*notes, *feeds.notes)
     if settings.target == "cuda":
         notes = (*notes, "target cuda: verdicts, figures and kernels are the CPU's, as for every built-in pass.")
     warnings = (*report.verification.warnings, *notes)
     report.verification = replace(report.verification, feeds=feeds.source, warnings=warnings)
     report.requires = _requires(model)
     if not settings.verify:
-        if budget is not None:
+        if budget is not None and verifier is not None:
             report.budget, more = _unjudged(model, verifier, budget)
             notes = (*notes, *more)
         report.verification = Verification(feeds=feeds.source, reason="not verified, as asked for", warnings=notes)
         return
+    assert verifier is not None  # it verified
     runnable = report.verification.verdict in ("pass", "fail") or not report.verification.gate
     if runnable:
         report.kernels = verifier.audit(model)

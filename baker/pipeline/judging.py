@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
@@ -10,7 +11,9 @@ from baker.pipeline.pass_base import LossyPass, Pass, PassContext
 from baker.pipeline.provenance import Provenance
 from baker.proof.budget import Budget
 from baker.proof.numerics import Fidelity
-from baker.proof.verifier import Verdict, Verifier
+
+if TYPE_CHECKING:
+    from baker.proof.verifier import Verdict, Verifier
 
 
 @dataclass

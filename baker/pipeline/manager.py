@@ -6,7 +6,7 @@ import gc
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import onnx_ir as ir
 
@@ -22,7 +22,9 @@ from baker.pipeline.registry import Registry
 from baker.pipeline.report import BudgetRecord, PassRecord, Report, Verification
 from baker.pipeline.trace import Step, Trace
 from baker.pipeline.trial import Snapshot, Trial
-from baker.proof.verifier import Verifier
+
+if TYPE_CHECKING:
+    from baker.proof.verifier import Verifier
 
 LARGE = 2**28
 """Bytes of a model whose remains are not left for Python to collect some time."""

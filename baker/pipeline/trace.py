@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
@@ -12,7 +13,9 @@ from baker.pipeline.judging import State
 from baker.pipeline.limit import Admitted
 from baker.pipeline.pass_base import Pass
 from baker.proof.feeds import Feeds
-from baker.proof.verifier import Verdict
+
+if TYPE_CHECKING:
+    from baker.proof.verifier import Verdict
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
@@ -17,7 +17,9 @@ from baker.pipeline.integrity import fingerprint, freeze_tensors, inspected
 from baker.pipeline.options import format_options
 from baker.pipeline.pass_base import Change, Declined, LossyPass, Pass, PassContext
 from baker.pipeline.report import PassRecord, StatusWord
-from baker.proof.verifier import Verdict
+
+if TYPE_CHECKING:
+    from baker.proof.verifier import Verdict
 
 _log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -17,7 +17,9 @@ from baker.proof.draws import CALIBRATION
 from baker.proof.interface import Feed as Feed
 from baker.proof.interface import check_feed, dims_of
 from baker.proof.sources import LazyFeeds, from_iterable, from_path
-from baker.proof.synthetic import FEWEST, MadeUp, synthesize
+
+if TYPE_CHECKING:
+    from baker.proof.synthetic import MadeUp
 
 Calibration: TypeAlias = str | os.PathLike[str] | Feed | Iterable[Feed] | None
 
@@ -82,6 +84,8 @@ def load_feeds(
         return calib
     if calib is None:
         return _without_data(model, seed, model_path, custom_ops)
+    from baker.proof.synthetic import MadeUp
+
     found = _given_or_synthetic(calib, model, seed, custom_ops)
     return replace(found, further=MadeUp(model, seed, custom_ops, found.held_out))
 
@@ -108,6 +112,8 @@ def _given_or_synthetic(
     custom_ops: str | os.PathLike[str] | None,
 ) -> Feeds:
     if isinstance(calib, str) and calib == "synthetic":
+        from baker.proof.synthetic import synthesize
+
         made = synthesize(model, SYNTHETIC_CALIBRATION, seed, kinds=CALIBRATION, custom_ops=custom_ops)
         if not made.feeds:
             return Feeds((), LazyFeeds(model, [], made.problem), "synthetic", True, (made.problem,), made.problem)
@@ -196,6 +202,8 @@ def split_rows(model: ir.Model, feed: Feed) -> list[Feed]:
 def _without_data(
     model: ir.Model, seed: int, model_path: Path | None, custom_ops: str | os.PathLike[str] | None
 ) -> Feeds:
+    from baker.proof.synthetic import FEWEST, MadeUp, synthesize  # brings ONNX Runtime and the search for sizes
+
     real, notes = _beside(model, model_path)
     if len(real) >= 2:
         return Feeds((), real, BESIDE, False, notes, further=MadeUp(model, seed, custom_ops, real))
