@@ -97,19 +97,19 @@ def looked_at(nbytes: int) -> None:
         _looked_at = 0
 
 
-def pieces(data: bytes | memoryview, size: int = PIECE) -> Iterator[memoryview]:
-    """Yields contiguous bytes piece by piece; the pages of one are given back before the next."""
-    whole = memoryview(data)
+def pieces(data: bytes | memoryview, size: int = 0) -> Iterator[memoryview]:
+    """Yields contiguous bytes piece by piece, of `PIECE` or ``size`` bytes; pages are given back behind them."""
+    whole, size = memoryview(data), size or PIECE
     for start in range(0, len(whole), size):
         piece = whole[start : start + size]
         yield piece
         looked_at(len(piece))
 
 
-def rows_of(shape: Sequence[int], itemsize: int, size: int = PIECE) -> Iterator[slice]:
-    """Cuts axis 0 of an array into slices of about ``size`` bytes each, for arithmetic that goes bit by bit."""
+def rows_of(shape: Sequence[int], itemsize: int, size: int = 0) -> Iterator[slice]:
+    """Cuts axis 0 of an array into slices of about `PIECE` or ``size`` bytes, for arithmetic that goes bit by bit."""
     row = max(1, int(np.prod(shape[1:], dtype=np.int64)) * itemsize)
-    step = max(1, size // row)
+    step = max(1, (size or PIECE) // row)
     for start in range(0, shape[0], step):
         yield slice(start, min(shape[0], start + step))
 
