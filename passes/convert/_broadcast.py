@@ -109,8 +109,8 @@ def _tile(node: ir.Node, step: Step) -> None:
     """One axis was repeated; since opset 6 all are."""
     repeats = np.ones(rank_of(node), np.int64)
     repeats[int(known(node, 2, "axis").reshape(-1)[0])] = int(known(node, 1, "tiles").reshape(-1)[0])
-    drop_input(node, 2)
-    drop_input(node, 1)
+    drop_input(step, node, 2)
+    drop_input(step, node, 1)
     put_input(node, 1, step.constant(node, "repeats", repeats))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import onnx
 import onnx_ir as ir
@@ -53,12 +54,23 @@ def fault(node: ir.Node, version: int) -> str | None:
     if schema is None:
         return None if operator_fault(node.op_type, "", version) is None else absence(node.op_type, version)
     for name in node.attributes:
-        if name not in schema.attributes:
+        if name not in _attributes(node.op_type, version):
             return f"it has no attribute '{name}' in opset {version}"
-    for name, attribute in schema.attributes.items():
-        if attribute.required and name not in node.attributes:
+    for name in _required(node.op_type, version):
+        if name not in node.attributes:
             return f"its attribute '{name}' is missing, which opset {version} requires"
-    return _count_fault(node, schema, version) or type_fault(node, version)
+    return _count_fault(node, version) or type_fault(node, version)
+
+
+@functools.cache
+def _attributes(op_type: str, version: int) -> frozenset[str]:
+    return frozenset(onnx.defs.get_schema(op_type, version, "").attributes)
+
+
+@functools.cache
+def _required(op_type: str, version: int) -> tuple[str, ...]:
+    attributes = onnx.defs.get_schema(op_type, version, "").attributes
+    return tuple(name for name, attribute in attributes.items() if attribute.required)
 
 
 def absence(op_type: str, version: int) -> str | None:
@@ -71,21 +83,31 @@ def absence(op_type: str, version: int) -> str | None:
     return f"{op_type} does not exist in opset {version} any more"
 
 
-def _count_fault(node: ir.Node, schema: onnx.defs.OpSchema, version: int) -> str | None:
+def _count_fault(node: ir.Node, version: int) -> str | None:
+    singles, most_inputs, most_outputs = _formals(node.op_type, version)
     given = len(node.inputs)
     while given and node.inputs[given - 1] is None:
         given -= 1
-    if given > schema.max_input:
+    if given > most_inputs:
         name = _formal_name(node.op_type, given - 1)
-        return f"it has {given} inputs{name}; in opset {version} {schema.max_input} at most"
-    for index, formal in enumerate(schema.inputs):
-        single = formal.option == onnx.defs.OpSchema.FormalParameterOption.Single
-        if single and (index >= given or node.inputs[index] is None):
-            return f"its input '{formal.name}' is missing, which opset {version} requires"
-    used = [index for index, value in enumerate(node.outputs) if value.uses() or value.is_graph_output()]
-    if used and used[-1] >= schema.max_output:
-        return f"its output {used[-1] + 1} is read; in opset {version} it has {schema.max_output}"
+        return f"it has {given} inputs{name}; in opset {version} {most_inputs} at most"
+    for index, name in singles:
+        if index >= given or node.inputs[index] is None:
+            return f"its input '{name}' is missing, which opset {version} requires"
+    if len(node.outputs) > most_outputs:
+        used = [index for index, value in enumerate(node.outputs) if value.uses() or value.is_graph_output()]
+        if used and used[-1] >= most_outputs:
+            return f"its output {used[-1] + 1} is read; in opset {version} it has {most_outputs}"
     return None
+
+
+@functools.cache
+def _formals(op_type: str, version: int) -> tuple[tuple[tuple[int, str], ...], int, int]:
+    """The inputs that have to be there, and the most inputs and outputs."""
+    schema = onnx.defs.get_schema(op_type, version, "")
+    single = onnx.defs.OpSchema.FormalParameterOption.Single
+    there = tuple((index, formal.name) for index, formal in enumerate(schema.inputs) if formal.option == single)
+    return there, schema.max_input, schema.max_output
 
 
 def _formal_name(op_type: str, index: int) -> str:
@@ -98,31 +120,47 @@ def type_fault(node: ir.Node, version: int) -> str | None:
     schema = schema_of(node.op_type, version)
     if schema is None:
         return None
-    for value, allowed in (*_typed(node.inputs, schema.inputs), *_typed(node.outputs, schema.outputs)):
-        if allowed and value.type is not None and type_text(value.type) not in allowed:
-            return f"{node.op_type} does not take {type_text(value.type)} ('{value.name}') in opset {version}"
+    inputs, outputs = _allowed(node.op_type, version)
+    for values, types, many in ((node.inputs, *inputs), (node.outputs, *outputs)):
+        for index, value in enumerate(values):
+            if index >= len(types) and not many:
+                break
+            if value is None or value.type is None:
+                continue
+            text = type_text(value.type)
+            if text not in types[min(index, len(types) - 1)]:
+                return f"{node.op_type} does not take {text} ('{value.name}') in opset {version}"
     return None
 
 
-def _typed(values: object, formals: object) -> Iterator[tuple[ir.Value, frozenset[str]]]:
-    assert isinstance(values, (list, tuple)) and isinstance(formals, (list, tuple))
+_Types: TypeAlias = tuple[tuple[frozenset[str], ...], bool]
+
+
+@functools.cache
+def _allowed(op_type: str, version: int) -> tuple[_Types, _Types]:
+    """The types of each input and each output; whether the last one may come more than once."""
+    schema = onnx.defs.get_schema(op_type, version, "")
     variadic = onnx.defs.OpSchema.FormalParameterOption.Variadic
-    for index, value in enumerate(values):
-        place = min(index, len(formals) - 1)
-        if place < 0 or (index > place and formals[place].option != variadic):
-            return
-        if value is not None:
-            yield value, frozenset(formals[place].types)
+
+    def of(formals: Sequence[onnx.defs.OpSchema.FormalParameter]) -> _Types:
+        many = bool(formals) and formals[-1].option == variadic
+        return tuple(frozenset(formal.types) for formal in formals), many
+
+    return of(schema.inputs), of(schema.outputs)
+
+
+_TENSORS = {dtype: f"tensor({dtype.name.lower()})" for dtype in ir.DataType}
 
 
 def type_text(type_: ir.TypeProtocol) -> str:
     """The type as ONNX's schemas write it: ``tensor(float)``, ``seq(tensor(int64))``."""
+    if type(type_) is ir.TensorType:
+        return _TENSORS[type_.dtype]
     if isinstance(type_, ir.SequenceType):
         return f"seq({type_text(type_.elem_type)})"
     if isinstance(type_, ir.OptionalType):
         return f"optional({type_text(type_.elem_type)})"
-    kind = "sparse_tensor" if isinstance(type_, ir.SparseTensorType) else "tensor"
-    return f"{kind}({type_.dtype.name.lower()})"
+    return f"sparse_tensor({type_.dtype.name.lower()})"
 
 
 def where(node: ir.Node) -> str:

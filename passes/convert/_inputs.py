@@ -77,7 +77,7 @@ def _to_attribute(name: str, index: int, make: Callable[[str, Array], ir.Attr]) 
             put(node, name, ir.RefAttr(name, parameter.ref_attr_name, parameter.type))
         else:
             put(node, name, make(name, known(node, index, name).reshape(-1)))
-        drop_input(node, index)
+        drop_input(step, node, index)
 
     return rule
 
@@ -132,11 +132,11 @@ def _pad_axes_down(node: ir.Node, step: Step) -> None:
         return
     size = rank_of(node)
     axes = [int(axis) % size for axis in known(node, 3, "axes")]
-    drop_input(node, 3)
+    drop_input(step, node, 3)
     if is_constant(node.inputs[1]):
         full = np.zeros((2, size), np.int64)
         full[:, axes] = known(node, 1, "pads").reshape(2, len(axes))
-        drop_input(node, 1)
+        drop_input(step, node, 1)
         put_input(node, 1, step.constant(node, "pads", full.reshape(-1)))
         return
     places = np.full((2, size), 2 * len(axes), np.int64)  # where nothing is padded: the zero at the end
@@ -156,7 +156,7 @@ def _pad_down(node: ir.Node, step: Step) -> None:
 def _slice_down(node: ir.Node, step: Step) -> None:
     if given(node, 4) is not None and any(known(node, 4, "steps") != 1):
         raise Refused("a Slice has no steps before opset 10")
-    drop_input(node, 4)
+    drop_input(step, node, 4)
     for name, index in (("axes", 3), ("ends", 2), ("starts", 1)):
         _to_attribute(name, index, _ints)(node, step)
 
@@ -170,7 +170,7 @@ def _dft_up(node: ir.Node, step: Step) -> None:
 def _dft_down(node: ir.Node, step: Step) -> None:
     axis = -2 if given(node, 2) is None else int(known(node, 2, "axis").reshape(-1)[0])
     put(node, "axis", axis + rank_of(node) if axis < 0 else axis)
-    drop_input(node, 2)
+    drop_input(step, node, 2)
 
 
 def _reduce_down(node: ir.Node, step: Step) -> None:
@@ -181,7 +181,7 @@ def _reduce_down(node: ir.Node, step: Step) -> None:
         raise Refused(f"noop_with_empty_axes came with opset {step.version}")
     node.attributes.pop("noop_with_empty_axes", None)
     if empty:
-        drop_input(node, 1)
+        drop_input(step, node, 1)
         return
     _to_attribute("axes", 1, _ints)(node, step)
 

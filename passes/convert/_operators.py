@@ -61,7 +61,7 @@ def _dropout_down(node: ir.Node, step: Step) -> None:
         raise Refused("training_mode=1 came with opset 12")
     ratio = constant_value(node.inputs[1]) if is_constant(given(node, 1)) else None
     for index in (2, 1):
-        drop_input(node, index)
+        drop_input(step, node, index)
     node.attributes.pop("seed", None)
     if ratio is not None:
         put(node, "ratio", float(ratio.reshape(-1)[0]))
@@ -81,7 +81,7 @@ def _group_norm_up(node: ir.Node, step: Step) -> None:
         raise Refused("the number of its channels is unknown")
     for index, name in ((1, "scale"), (2, "bias")):
         array = np.repeat(known(node, index, name), channels // groups)
-        drop_input(node, index)
+        drop_input(step, node, index)
         put_input(node, index, step.constant(node, name, array))
 
 
@@ -214,7 +214,7 @@ def _gemm_down(node: ir.Node, step: Step) -> None:
 def _cast_like_down(node: ir.Node, step: Step) -> None:
     target = dtype_of(node, 1)
     node.op_type = "Cast"
-    drop_input(node, 1)
+    drop_input(step, node, 1)
     put(node, "to", int(target))
 
 

@@ -67,7 +67,7 @@ def _resize_11_down(node: ir.Node, step: Step) -> None:
         node.attributes.pop(name, None)
     node.attributes.pop("extrapolation_value", None)
     for index in (3, 2, 1):
-        drop_input(node, index)
+        drop_input(step, node, index)
     put_input(node, 1, step.constant(node, "scales", scales.astype(np.float32)))
 
 
@@ -107,7 +107,7 @@ def _resize_13_up(node: ir.Node, step: Step) -> None:
     for index in (1, 2):
         value = given(node, index)
         if value is not None and shape_of(value) == (0,):
-            drop_input(node, index)
+            drop_input(step, node, index)
     trim_inputs(node)
 
 
@@ -142,7 +142,7 @@ def _all_axes(node: ir.Node, step: Step, size: int, places: list[int]) -> None:
     if value is None:
         full: Array = np.ones(size, np.float32)
         full[places] = known(node, 2, "scales")
-        drop_input(node, 2)
+        drop_input(step, node, 2)
         put_input(node, 2, step.constant(node, "scales", full))
         return
     shape = shape_of(node.inputs[0])
@@ -151,7 +151,7 @@ def _all_axes(node: ir.Node, step: Step, size: int, places: list[int]) -> None:
         raise Refused("the dims of the axes that it leaves alone are unknown")
     full = np.array([shape[index] or 0 for index in range(size)], np.int64)
     full[places] = known(node, 3, "sizes")
-    drop_input(node, 3)
+    drop_input(step, node, 3)
     put_input(node, 3, step.constant(node, "sizes", full))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from baker.errors import ModelError
-from baker.model.graph import UnknownAttribute, subgraphs
+from baker.model.graph import UnknownAttribute, remove_if_dead, subgraphs
 from baker.model.shapes import infer_shapes
 from baker.passes.convert._check import absence, changed_at, fault, is_standard, schema_of, type_fault, where
 from baker.passes.convert._comparisons import clip_computed, compare
@@ -45,6 +45,7 @@ def raise_graph(root: ir.Graph, old: int, new: int, done: Counter[str]) -> None:
                 except (Refused, UnknownAttribute) as error:
                     raise ModelError(_sentence(node, version - 1, version, str(error))) from error
                 done[op_type] += _look(node) != before
+        remove_if_dead(*step.dropped)
 
 
 def lower_graph(model: ir.Model, root: ir.Graph, old: int, new: int, done: Counter[str]) -> None:
@@ -63,6 +64,7 @@ def lower_graph(model: ir.Model, root: ir.Graph, old: int, new: int, done: Count
         for graph in list(nested(root)):
             for node in list(graph):
                 _lower(node, step, done)
+        remove_if_dead(*step.dropped)
         if step.inlined:
             infer_shapes(model)
 

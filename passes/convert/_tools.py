@@ -40,17 +40,19 @@ class Step:
         target: the operator set at which the conversion ends.
         up: true from the older one to the newer one.
         inlined: set by a rule that put nodes without types into the graph.
+        dropped: what nodes read no more. To ask a value for its readers takes time for each of them.
     """
 
     version: int
     target: int
     up: bool = True
     inlined: bool = False
+    dropped: dict[ir.Value, None] = field(default_factory=dict)
     _constants: dict[tuple[ir.Graph, str, tuple[int, ...], bytes], ir.Value] = field(default_factory=dict)
 
     def next(self, version: int) -> Step:
         """The step at another version, which shares what constants there are."""
-        return Step(version, self.target, self.up, False, self._constants)
+        return Step(version, self.target, self.up, _constants=self._constants)
 
     def constant(self, node: ir.Node, name: str, array: Array) -> ir.Value:
         """Makes an array available to a node: one initializer for all nodes of a graph that need the same one."""
@@ -86,14 +88,14 @@ def put_input(node: ir.Node, index: int, value: ir.Value | None) -> None:
     node.replace_input_with(index, value)
 
 
-def drop_input(node: ir.Node, index: int) -> None:
-    """Takes away an input, its producer where nobody else reads it, and empty inputs at the end."""
+def drop_input(step: Step, node: ir.Node, index: int) -> None:
+    """Takes away an input and empty inputs at the end; its producer goes at the end of the step, if nobody reads it."""
     old = given(node, index)
     if old is None:
         return
     node.replace_input_with(index, None)
     trim_inputs(node)
-    remove_if_dead(old)
+    step.dropped[old] = None
 
 
 def trim_inputs(node: ir.Node) -> None:
