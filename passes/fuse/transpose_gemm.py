@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from baker.model.graph import attribute, has_reference_attribute, is_op, label, remove_if_dead, shape_of
+from baker.model.graph import attribute, has_reference_attribute, is_constant, is_op, label, remove_if_dead, shape_of
 from baker.passes.fuse._rule import FLOATS, FuseRule, apart, substitute
 from baker.passes.fuse.transpose import perm_of
 from baker.pipeline.pass_base import Change
@@ -21,8 +21,9 @@ class TransposeGemm(FuseRule):
         Gemm(Transpose(A), B) = Gemm(A, B, transA = 1)          MatMul(A, Transpose(B)) = Gemm(A, B, transB = 1)
 
     Error: exact over the reals; float32 max|dy| <= 4e-6 * max|y|.
-    Declines: the Transpose is read elsewhere; MatMul is not known to be 2-D; other types than float ones; opset below
-        11, where Gemm must have a C.
+    Declines: the Transpose is read elsewhere; MatMul is not known to be 2-D; an A to be transposed where B is a
+        constant weight, since `quantize` and `ternary` know no such layer; other types than float ones; opset below 11,
+        where Gemm must have a C.
     Source: ONNX Gemm.
     """
 
@@ -48,6 +49,8 @@ class TransposeGemm(FuseRule):
             return "MatMul is not known to be 2-D"
         if is_op(node, "MatMul") and self.facts.opset < 11:
             return "Gemm must have a C below opset 11"
+        if match.index == 0 and is_constant(node.inputs[1]):
+            return "its weight is constant: transA would hide the layer from quantize and ternary"
         if first.inputs[0].dtype not in FLOATS:
             return f"the factors are {first.inputs[0].dtype}, not a float type"
         return apart(first, node)
