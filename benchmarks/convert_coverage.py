@@ -1,6 +1,6 @@
 """How many of ONNX's node tests convert to another opset, with the same numbers: baker beside two other converters.
 
-    python benchmarks/convert_coverage.py [--targets 9,11,13,17,21,23,25] [--only GLOB] [--details]
+    python benchmarks/convert_coverage.py [--targets 9,11,13,17,21,23,25] [--only GLOB] [--step N] [--details]
 
 Each model that ONNX Runtime runs (optimizer off) is converted by baker, by onnx.version_converter and by
 onnxscript.version_converter. ``right``: the result passes onnx's checker, imports the opset that was asked for, and
@@ -74,11 +74,11 @@ class Case:
     outputs: list[Any]
 
 
-def node_cases(only: str) -> Iterator[Case]:
-    """The node tests that draw no random numbers."""
+def node_cases(only: str, step: int) -> Iterator[Case]:
+    """The node tests that draw no random numbers, or every so manieth of them."""
     from onnx.backend.test.case.node import collect_testcases
 
-    for case in sorted(collect_testcases(None), key=lambda case: case.name):
+    for case in sorted(collect_testcases(None), key=lambda case: case.name)[::step]:
         drawn = any(word in case.name for word in RANDOM)
         if case.model is not None and case.data_sets and fnmatch(case.name, only) and not drawn:
             inputs, outputs = (list(map(plain, values)) for values in case.data_sets[0])
@@ -170,6 +170,7 @@ def main() -> int:
     parser.add_argument("--targets", default="9,11,13,17,21,23,25")
     parser.add_argument("--tools", default=",".join(TOOLS))
     parser.add_argument("--only", default="*")
+    parser.add_argument("--step", type=int, default=1, help="every so manieth test alone")
     parser.add_argument("--details", action="store_true", help="what was refused or went wrong in baker")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -178,7 +179,7 @@ def main() -> int:
     tools = arguments.tools.split(",")
     counts: dict[str, Counter[tuple[str, str]]] = {tool: Counter() for tool in tools}
     reasons = Counter[str]()
-    for case in node_cases(arguments.only):
+    for case in node_cases(arguments.only, arguments.step):
         old = opset_of(case.model)
         wanted = [target for target in targets if old and target != old]
         for tool in tools if wanted else ():

@@ -85,9 +85,11 @@ def raise_opset(model: Model, opset: int) -> list[Change]:
     """Converts the model, in place, to an operator set, or to the newest that one of its local functions has already.
 
     Raises:
-        ModelError: the model can't be converted; names the node.
+        ModelError: the model can't be converted, and is as it was; names the node.
     """
-    return to_opset(model, max(opset, *(found for _, found in _versions(model))))
+    newest = max([opset, *(found for _, found in _versions(model))])
+    to_opset(model.clone(), newest)
+    return to_opset(model, newest)
 
 
 def to_opset(model: Model, opset: int) -> list[Change]:
@@ -96,7 +98,7 @@ def to_opset(model: Model, opset: int) -> list[Change]:
     Names, metadata, weights, and nodes of other domains stay. The IR version is raised where the operator set needs it.
 
     Raises:
-        ModelError: the model can't be converted; names the node.
+        ModelError: the model can't be converted, and may be left between two operator sets; names the node.
     """
     index_names(model)
     infer_functions(model)

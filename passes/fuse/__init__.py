@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
-from baker.errors import BakerError, OptionError, suggest
+from baker.errors import BakerError, ModelError, OptionError, suggest
 from baker.model.graph import all_nodes, constant_tensor, index_names, is_op, label, standard_domain
 from baker.model.shapes import complete_shapes, forget_inference
 from baker.model.size import model_bytes
@@ -75,7 +75,11 @@ class Fuse(Pass):
             newer, refused = _newer(model, chosen, room, self.opset)
             if newer is None or not context.admits("raise-opset", str(newer)):
                 return PassResult(model, changes, [*declined, *refused])
-            changes += raise_opset(model, newer)
+            try:
+                changes += raise_opset(model, newer)
+            except ModelError as error:
+                refused.append(Declined("model", f"its opset can't become {newer}: {error}", "raise-opset"))
+                return PassResult(model, changes, [*declined, *refused])
             forget_inference(model)
             context.did(model, changes[-1])
 

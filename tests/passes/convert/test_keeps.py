@@ -94,6 +94,16 @@ def test_raising_lowers_no_function():
     assert model.opset_imports[""] == 17
 
 
+def test_a_model_that_can_not_be_raised_is_as_it_was():
+    text = """<ir_version: 8, opset_import: ["": 13]> g (float[2,3] x, float[3] s) => (float[2,3] y, float[3] m) {
+        a = Clip(x) y, m = BatchNormalization(a, s, s, s, s) }"""
+    model = lower(onnx.parser.parse_model(text))
+    before = to_bytes(model)
+    with pytest.raises(ModelError, match="its further outputs are read"):
+        raise_opset(model, 17)
+    assert to_bytes(model) == before
+
+
 def test_other_domains_are_left_alone():
     model = from_text("""<ir_version: 8, opset_import: ["": 11, "com.microsoft": 1, "ai.onnx.ml": 3]>
         g (float[2,1,3] x) => (float[a,b] y) { h = com.microsoft.Gelu(x)
