@@ -45,11 +45,11 @@ class Net:
 
 
 def chain(count: int) -> onnx.ModelProto:
-    """Abs, Add of a shared constant, Sigmoid, and so on: everything stays."""
+    """Neg, Add of a shared constant, Tanh, and so on: everything stays."""
     net, value = Net(), "x"
-    shared = [net.constant(f"c{i}", np.full(4, i / TABLE, np.float32)) for i in range(TABLE)]
+    shared = [net.constant(f"c{i}", np.full(4, (i + 1) / TABLE, np.float32)) for i in range(TABLE)]
     for i in range(count // 3):
-        value = net("Sigmoid", net("Add", net("Abs", value), shared[i % TABLE]))
+        value = net("Tanh", net("Add", net("Neg", value), shared[i % TABLE]))
     return net.model(value)
 
 
@@ -76,11 +76,12 @@ def pairs(count: int) -> onnx.ModelProto:
 
 
 def affine(count: int) -> onnx.ModelProto:
-    """Mul and Add of constants, on and on: a single pair stays."""
+    """Mul, Mul, Add, Add of constants, on and on: half of it stays, and each has a constant of its own."""
     net, value = Net(), "x"
-    scales = [net.constant(f"s{i}", np.full(4, 1 + (i - TABLE / 2) / 1000, np.float32)) for i in range(TABLE)]
-    for i in range(count // 2):
-        value = net("Add", net("Mul", value, scales[i % TABLE]), scales[(i * 7) % TABLE])
+    scales = [net.constant(f"s{i}", np.full(4, 1 + (i + 1) / 1000, np.float32)) for i in range(TABLE)]
+    for i in range(count // 4):
+        value = net("Mul", net("Mul", value, scales[i % TABLE]), scales[(i * 7) % TABLE])
+        value = net("Add", net("Add", value, scales[(i * 3) % TABLE]), scales[(i * 5) % TABLE])
     return net.model(value)
 
 
@@ -121,23 +122,53 @@ def constants(count: int) -> onnx.ModelProto:
     return net.model(net("Mul", "x", value))
 
 
+def large_constants(count: int) -> onnx.ModelProto:
+    """A chain of 2 kB constants, computed when they are asked for and read on the way: what is read stays."""
+    net = Net()
+    value, half = net.constant("start", np.ones(512, np.float32)), net.constant("half", np.full(512, 0.5, np.float32))
+    for i in range(count):
+        value = net("Sqrt" if i % 500 == 250 else "Mul", value, *([] if i % 500 == 250 else [half]))
+    return net.model(net("Mul", "x", value), (512,))
+
+
 def deep_names(count: int) -> onnx.ModelProto:
     """A chain as torch exports it, with names of a few hundred characters: everything stays."""
     net, value = Net("/model/" + "".join(f"layers.{i}/" for i in range(25))), "x"
     for _ in range(count // 2):
-        value = net("Sigmoid", net("Abs", value))
+        value = net("Sigmoid", net("Neg", value))
     return net.model(value)
 
 
 def fan(count: int) -> onnx.ModelProto:
-    """One value that every second node reads: everything stays."""
-    net, value = Net(), "x"
+    """One computed value that every second node reads: everything stays."""
+    net = Net()
+    value = shared = net("Abs", "x")
     for _ in range(count // 2):
-        value = net("Max", net("Sigmoid", value), "x")
+        value = net("Max", net("Sigmoid", value), shared)
     return net.model(value)
 
 
-BUILDERS: dict[str, Callable[[int], onnx.ModelProto]] = {
-    build.__name__: build
-    for build in (chain, shapes, pairs, affine, ladder, twin_ladders, weights, constants, deep_names, fan)
-}
+def comb(count: int) -> onnx.ModelProto:
+    """As many branches off one value as there may be, joined by one node: everything stays."""
+    net = Net()
+    shared = net("Abs", "x")
+    ops = ("Sigmoid", "Tanh", "Softplus", "Exp")
+    teeth = [net(ops[i % 4], net("Max", shared, net.constant(f"c{i}", np.float32([i])))) for i in range(count // 2)]
+    return net.model(net("Sum", *teeth))
+
+
+_ALL = (
+    chain,
+    shapes,
+    pairs,
+    affine,
+    ladder,
+    twin_ladders,
+    weights,
+    constants,
+    large_constants,
+    deep_names,
+    fan,
+    comb,
+)
+BUILDERS: dict[str, Callable[[int], onnx.ModelProto]] = {build.__name__: build for build in _ALL}
