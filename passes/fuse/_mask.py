@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from baker.model.graph import constant_before, constant_value, emit, is_constant, is_op
+from baker.passes.fuse._causal import is_causal
 from baker.passes.fuse._dims import ONE, Dims, number
 from baker.passes.fuse._scores import Chosen, Scores, has_empty_row, numbers_of
 from baker.passes.fuse._symbols import Symbols
@@ -32,6 +33,7 @@ class Mask:
         above: the number below which nothing may be.
         rows: the dim of Q, a number, by which the mask is to be expanded; 0: as long as K.
         nodes: how many nodes this makes.
+        causal: the operator's own attribute says it all.
     """
 
     value: ir.Value
@@ -39,6 +41,7 @@ class Mask:
     above: float | None = None
     rows: int | None = None
     nodes: int = 0
+    causal: bool = False
 
 
 def planned(scores: Scores, dims: Dims, guarded: bool, symbols: Symbols) -> Mask | str | None:
@@ -50,6 +53,9 @@ def planned(scores: Scores, dims: Dims, guarded: bool, symbols: Symbols) -> Mask
     dtype = scores.product.outputs[0].dtype
     if dtype not in _NONE:
         return f"scores of {dtype}"
+    value = scores.mask if scores.chosen is None else scores.chosen.condition
+    if value is not None and is_causal(scores, dims, symbols, _NONE[dtype]):
+        return Mask(value, causal=True)
     if scores.chosen is not None:
         found: Mask | str = _chosen(scores.chosen, dtype, guarded)
     elif scores.mask is not None:

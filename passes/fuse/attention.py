@@ -38,7 +38,8 @@ class Attention(FuseRule):
 
         Softmax(c * tanh(Q K^T * scale / c) + mask) V  =  Attention(Q, K, V, mask, scale, softcap=c)
 
-    The scale may stand on Q, on K, on the scores, or on several; the mask may choose between scores and a number.
+    The scale may stand on Q, on K, on the scores, or on several; the mask may choose between scores and a number, and
+    where it is known to hide from each query what comes after it, it becomes the attribute is_causal.
 
     Error: exact over the reals; float32 max|dy| <= 4e-6 * max|y|.
     Declines: Softmax over another axis; a value in between is read elsewhere; dims that are not known to be equal; a
@@ -109,9 +110,11 @@ class Attention(FuseRule):
             return Change(self.name, name, "Reshape removed: the heads' shape stays")
         name, query, key = label(match.product), match.heads[0], match.heads[1]
         inputs: list[ir.Value | None] = [_input(each, match) for each in match.heads]
-        if match.mask is not None:
-            inputs.append(build(match.mask, match.product))
         attributes: dict[str, object] = {"scale": float(match.scale)}
+        if match.mask is not None and match.mask.causal:
+            attributes["is_causal"] = 1
+        elif match.mask is not None:
+            inputs.append(build(match.mask, match.product))
         if match.scores.softcap:
             attributes["softcap"] = float(match.scores.softcap)
         if match.merged or query.value is query.flat:

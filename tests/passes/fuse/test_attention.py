@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx.reference
 import pytest
 from helpers import from_text, ops, outputs, seeded
 from rewrite_tools import held, reasons
@@ -150,8 +151,8 @@ def test_minus_infinity_becomes_a_boolean_mask_where_an_empty_row_is_0(mask: str
     assert "NaN here, and 0" in refused(plain_text, {**FEEDS, "mask": seen}, weights={"low": np.float32(-np.inf)})
 
 
-def test_a_constant_causal_mask():
-    causal = np.where(np.tri(5, 7, dtype=bool), 0, -np.inf).astype(np.float32)
+def test_a_constant_mask():
+    causal = np.where(np.tri(5, 7, 1, dtype=bool), 0, -np.inf).astype(np.float32)
     inputs = "float[B,4,5,8] q, float[B,4,7,8] k, float[B,4,7,6] v"
     text = graph(plain(mask="m = Add (s, mask)", name="m"), inputs)
     fused(text, FEEDS, weights={"mask": causal})
@@ -159,7 +160,49 @@ def test_a_constant_causal_mask():
     hidden[3] = LOWEST
     assert "takes for -inf" in refused(text, FEEDS, weights={"mask": hidden})
     boolean = graph(plain(mask="m = Where (mask, s, low)", name="m"), inputs)
-    fused(boolean, FEEDS, weights={"mask": np.tri(5, 7, dtype=bool), "low": np.float32(-np.inf)})
+    fused(boolean, FEEDS, weights={"mask": np.tri(5, 7, 1, dtype=bool), "low": np.float32(-np.inf)})
+
+
+TRIANGLES = {
+    "constant": "m = Add (s, causal)",
+    "constant condition": "m = Where (lower, s, low)",
+    "inverse": "n = Not (lower) m = Where (n, low, s)",
+    "torch": "e = Expand (one, shape) t3 = Trilu<upper = 0> (e) z3 = Equal (t3, zero) f = Where (z3, low, zero)"
+    " m = Add (s, f)",
+    "upper": "e = Expand (one, shape) t3 = Trilu<upper = 1> (e, next) b3 = Cast<to = 9> (t3) m = Where (b3, low, s)",
+}
+OTHERS = {
+    "another diagonal": "e = Expand (one, shape) t3 = Trilu<upper = 0> (e, next) b3 = Cast<to = 9> (t3)"
+    " m = Where (b3, s, low)",
+    "the other way": "e = Expand (one, shape) t3 = Trilu<upper = 0> (e) b3 = Cast<to = 9> (t3) m = Where (b3, low, s)",
+    "a weak number": "m = Add (s, weak)",
+}
+
+
+@pytest.mark.parametrize("form", [*TRIANGLES, *OTHERS])
+def test_a_causal_mask_becomes_an_attribute(form: str):
+    inputs = "float[B,4,Q,8] q, float[B,4,K,8] k, float[B,4,K,6] v"
+    mask = {**TRIANGLES, **OTHERS}[form]
+    if "Expand" in mask:
+        mask = (
+            """dq = Shape<start = 2, end = 3> (q) dk = Shape<start = 2, end = 3> (k)
+          shape = Concat<axis = 0> (dq, dk) """
+            + mask
+        )
+    else:
+        inputs = inputs.replace("Q", "5").replace("K", "7")
+    lower = np.tri(5, 7, dtype=bool)
+    text = graph(plain(mask=mask, name="m"), inputs, "float zero = {0}, float one = {1}, int64 next = {1}")
+    model = from_text(text, {
+        "low": np.float32(LOWEST), "lower": lower, "causal": np.where(lower, 0, -np.inf).astype(np.float32),
+        "weak": np.where(lower, 0, -9).astype(np.float32),
+    })  # fmt: skip
+    feeds = [FEEDS] if "Expand" not in mask else [FEEDS, ONE]
+    held(model, PASS, *feeds, growth=1.0)
+    causal = [node for node in model.graph if "is_causal" in node.attributes]
+    assert len(causal) == (form in TRIANGLES)
+    if causal:
+        assert ops(model) == ["Attention"]
 
 
 @pytest.mark.parametrize(

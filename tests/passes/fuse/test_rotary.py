@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx.reference
 import pytest
 from helpers import from_text, ops, outputs, seeded
 from rewrite_tools import held, reasons
