@@ -152,7 +152,7 @@ def shape_of(value: ir.Value | None) -> tuple[int | None, ...] | None:
     """Returns the dims, None for an unknown or symbolic one; None when even the rank is unknown."""
     if value is None or value.shape is None:
         return None
-    return tuple(dim if isinstance(dim, int) else None for dim in value.shape)
+    return tuple(dim if isinstance(dim, int) and dim >= 0 else None for dim in value.shape)  # -1: some mean any size
 
 
 def attribute(node: ir.Node, name: str, default: Any) -> Any:

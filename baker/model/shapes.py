@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 import onnx
 import onnx_ir as ir
 
+from baker.model.dims import ExpressionDim, named
 from baker.model.encode import model_proto
 from baker.model.graph import standard_domain
 from baker.model.limits import check_size
+from baker.model.marks import DECLARED, INFERRED
+from baker.model.mistrust import forget_wronged, hide_wronged
+from baker.model.symbols import invented, solve_symbols
 from baker.model.tensors import header_proto, to_proto
 
 KEPT_BYTES = 4096
@@ -21,34 +25,110 @@ MAX_PROPAGATED = 65_536
 
 _INFERRED = "baker.inferred"  # graph.meta: nothing has changed since shapes were inferred
 
+_INFERABLE = ("", "ai.onnx.ml", "ai.onnx.preview.training")
 _INTEGERS = (ir.DataType.INT64, ir.DataType.INT32)
 
 
 def infer_shapes(model: ir.Model) -> list[str]:
-    """Gives intermediate values, in place, the types and shapes that ONNX's inference finds; returns notes.
+    """Gives intermediate values, in place, the types and shapes that follow from inputs and weights; returns notes.
 
-    Inputs and outputs keep what they declare. What the source declares of other values is believed as long as it does
-    not contradict what follows from inputs and weights; then it is set aside, with a note. A node that inference
-    stumbles over leaves its outputs unknown.
+    Dims that are no numbers become expressions over the names of the inputs' dims (`baker.model.symbols`); two dims of
+    one name are equal in every run. Inputs and outputs keep what they declare. What the source declares of other values
+    is believed where nothing else is known of them, and if nothing that it declares is wrong; else all of it is set
+    aside, with a note. A node that inference stumbles over leaves its outputs unknown.
 
     Raises:
         ResourceError: a value of known shape exceeds `baker.model.limits.MAX_TENSOR_BYTES`.
     """
-    skeleton = _skeleton(model)
+    declared = _take_declarations(model)
     notes: list[str] = []
-    # First without following the contents of vectors: 34 Concats that double one would fill the memory.
-    inferred = _infer(skeleton, False, notes)
-    if inferred is None:
-        return notes
-    longest = _apply(model, inferred)
-    if _is_complete(model):
-        return notes
-    if longest > MAX_PROPAGATED:
-        return [*notes, "shape inference did not follow the contents of vectors, since one is too long"]
-    inferred = _infer(skeleton, True, notes)
-    if inferred is not None:
-        _apply(model, inferred)
+    _infer_anew(model, notes)
+    wrong = [*_wrong_outputs(model), *(_contradiction(value, shape) for value, shape in declared)]
+    faults = [fault for fault in wrong if fault is not None]
+    if faults:
+        return [*notes, f"shape inference: {faults[0]}"]
+    if _adopt(declared):
+        _infer_anew(model, notes)
     return notes
+
+
+def _infer_anew(model: ir.Model, notes: list[str]) -> None:
+    """Infers by ONNX's rules and baker's in turn, until nothing is unknown that could be known."""
+    longest, unknown, wronged = 0, 0, False
+    for follow in (False, True):
+        if longest > MAX_PROPAGATED:
+            notes.append("shape inference did not follow the contents of vectors, since one is too long")
+            return
+        # First without following the contents of vectors: 34 Concats that double one would fill the memory.
+        skeleton = _skeleton(model)
+        hidden: set[ir.Node] = set()
+        for graph, proto in _paired(model.graph, skeleton.graph):
+            hidden |= hide_wronged(model, graph, proto)
+            _describe(graph, proto, hidden, everything=follow)
+        inferred = _infer(skeleton, follow and not wronged, notes)
+        if inferred is None:
+            return
+        longest = _apply(model, inferred)
+        wronged = forget_wronged(model, hidden)
+        before, unknown = unknown, _unknown(model)
+        solve_symbols(model)
+        if not wronged and (not unknown or (follow and unknown == before)):
+            return
+
+
+def _take_declarations(model: ir.Model) -> list[tuple[ir.Value, ir.Shape]]:
+    """Takes shapes off the values that have nothing but the source's word for them; returns both.
+
+    What a foreign operator makes stays: nobody else knows it.
+    """
+    taken: list[tuple[ir.Value, ir.Shape]] = []
+    outputs = set(model.graph.outputs)
+    for node in model.graph.all_nodes():
+        if standard_domain(node.domain):
+            continue
+        for value in node.outputs:
+            said = value.meta.get(DECLARED)
+            shape = None if said is None else said.shape
+            if not isinstance(shape, ir.Shape) or value.shape is not shape or value in outputs:
+                continue
+            taken.append((value, shape))
+            value.shape = None
+    return taken
+
+
+def _wrong_outputs(model: ir.Model) -> Iterator[str | None]:
+    for value in model.graph.outputs:
+        if value.shape is not None:
+            yield _contradiction(value, value.shape, value.meta.get(INFERRED))
+
+
+def _contradiction(value: ir.Value, said: ir.Shape, found: ir.Shape | None = None) -> str | None:
+    """How a declared shape contradicts the inferred one, or None."""
+    found = value.shape if found is None else found
+    if found is None or value.producer() is None:
+        return None
+    if len(found) == len(said) and not any(_differ(a, b) for a, b in zip(said, found, strict=True)):
+        return None
+    return f"'{value.name}' is declared {said}, and is {found}"
+
+
+def _differ(said: int | ir.SymbolicDim, found: int | ir.SymbolicDim) -> bool:
+    return isinstance(said, int) and isinstance(found, int) and said != found
+
+
+def _adopt(declared: list[tuple[ir.Value, ir.Shape]]) -> bool:
+    """Believes what is declared of values of which nothing else is known; True where there were any."""
+    adopted = False
+    for value, said in declared:
+        old = value.shape
+        if old is None:
+            value.shape = ir.Shape([dim if isinstance(dim, int) or named(dim.value) else None for dim in said])
+            adopted = True
+            continue
+        pairs = zip(said, old, strict=True)
+        value.shape = ir.Shape([a if invented(b) and (isinstance(a, int) or named(a.value)) else b for a, b in pairs])
+        adopted = adopted or value.shape != old
+    return adopted
 
 
 def ensure_shapes(model: ir.Model) -> list[str]:
@@ -69,6 +149,16 @@ def complete_shapes(model: ir.Model) -> None:
     """`infer_shapes` after a change that set the types of what it made: where all are known, nothing can be added."""
     if not _is_complete(model):
         infer_shapes(model)
+
+
+def _is_complete(model: ir.Model) -> bool:
+    """True when every type and shape is known, in terms of the inputs' dims: then contents add nothing."""
+    outputs = set(model.graph.outputs)
+    inner = (value for node in model.graph.all_nodes() for value in node.outputs if value.name and value not in outputs)
+    return all(
+        value.shape is not None and value.type is not None and not any(invented(dim) for dim in value.shape)
+        for value in inner
+    )
 
 
 @dataclass(frozen=True)
@@ -93,7 +183,49 @@ def _skeleton(model: ir.Model) -> onnx.ModelProto:
     fixed = [tensor for tensor in proto.graph.initializer if tensor.name not in inputs]
     del proto.graph.initializer[:]
     proto.graph.initializer.extend(fixed)
+    _name_dims(proto.graph)
     return proto
+
+
+def _paired(graph: ir.Graph, proto: onnx.GraphProto) -> Iterator[tuple[ir.Graph, onnx.GraphProto]]:
+    """Yields each graph with the message that was written for it."""
+    yield graph, proto
+    for node, written in zip(graph, proto.node, strict=True):
+        for attribute in written.attribute:
+            if attribute.HasField("g"):
+                yield from _paired(node.attributes[attribute.name].as_graph(), attribute.g)
+            for inner, message in zip(
+                node.attributes[attribute.name].as_graphs() if attribute.graphs else (), attribute.graphs, strict=True
+            ):
+                yield from _paired(inner, message)
+
+
+def _describe(graph: ir.Graph, proto: onnx.GraphProto, hidden: Container[ir.Node], *, everything: bool) -> None:
+    """Writes what is known of values: of all, or of those alone that inference can't tell."""
+    del proto.value_info[:]
+    _forget_outputs(proto)
+    for node in graph:
+        if not (everything or node in hidden or standard_domain(node.domain)):
+            continue
+        for value in node.outputs:
+            if value.name and value.type is not None and not value.is_graph_output():
+                ir.serde.serialize_value_into(proto.value_info.add(), value)
+
+
+def _name_dims(graph: onnx.GraphProto) -> None:
+    """Gives dims of inputs names where they have none, as `baker.model.contents.dims_of` does."""
+    for value in graph.input:
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if dim.dim_value < 0 or not (dim.HasField("dim_value") or named(dim.dim_param or None)):
+                dim.dim_param = f"{value.name}.shape[{axis}]"
+
+
+def _forget_outputs(graph: onnx.GraphProto) -> None:
+    """Takes out what outputs declare of their shapes, which may be wrong, where inference can tell."""
+    foreign = {name for node in graph.node if standard_domain(node.domain) not in _INFERABLE for name in node.output}
+    for output in graph.output:
+        if output.name not in foreign and output.type.HasField("tensor_type"):
+            output.type.tensor_type.ClearField("shape")
 
 
 def _infer(skeleton: onnx.ModelProto, follow: bool, notes: list[str]) -> onnx.ModelProto | None:
@@ -116,9 +248,7 @@ def _forget_declarations(graph: onnx.GraphProto) -> None:
     kept = [info for info in graph.value_info if info.name in foreign]
     del graph.value_info[:]
     graph.value_info.extend(kept)
-    for output in graph.output:
-        if output.name not in foreign and output.type.HasField("tensor_type"):
-            output.type.tensor_type.ClearField("shape")
+    _forget_outputs(graph)
     for inner in _subgraphs(graph):
         _forget_declarations(inner)
 
@@ -138,6 +268,7 @@ def _apply(model: ir.Model, inferred: onnx.ModelProto) -> int:
     """
     types = dict(_types(inferred.graph))
     fixed = {*model.graph.inputs, *model.graph.outputs}
+    expressions = _expressions(model)
     longest = 0
     for graph in (model.graph, *model.graph.subgraphs()):
         for node in graph:
@@ -146,6 +277,8 @@ def _apply(model: ir.Model, inferred: onnx.ModelProto) -> int:
                 if found is None:
                     continue
                 kind, shape = found
+                if shape is not None and expressions:
+                    shape = ir.Shape([d if isinstance(d, int) else expressions.get(d.value, d) for d in shape])
                 if isinstance(kind, ir.TensorType) and shape is not None and shape.is_static():
                     check_size(node, kind.dtype, shape.numpy())
                     if kind.dtype in _INTEGERS and len(shape) <= 1:
@@ -153,20 +286,28 @@ def _apply(model: ir.Model, inferred: onnx.ModelProto) -> int:
                 if value not in fixed:
                     value.type = kind
                     value.shape = value.shape if shape is None else _refined(shape, value.shape)
+                elif shape is not None:
+                    value.meta[INFERRED] = shape
     return longest
 
 
-def _is_complete(model: ir.Model) -> bool:
-    """True when every shape is known, in numbers and the symbols of the model's inputs: then contents add nothing."""
-    symbols = {dim for value in model.graph.inputs for dim in value.shape or () if isinstance(dim, ir.SymbolicDim)}
-    symbols.discard(ir.SymbolicDim(None))
+def _expressions(model: ir.Model) -> dict[str | None, ir.SymbolicDim]:
+    """Dims that are expressions, by the names under which they go through ONNX's inference."""
+    found: dict[str | None, ir.SymbolicDim] = {}
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            found.update((dim.value, dim) for dim in value.shape or () if isinstance(dim, ExpressionDim))
+    return found
+
+
+def _unknown(model: ir.Model) -> int:
+    """How many values have an unknown rank or type."""
     outputs = set(model.graph.outputs)
-    inner = (value for node in model.graph.all_nodes() for value in node.outputs if value.name and value not in outputs)
-    return all(
-        value.shape is not None
-        and value.type is not None
-        and all(isinstance(dim, int) or dim in symbols for dim in value.shape)
-        for value in inner
+    return sum(
+        value.type is None or (value.shape is None and isinstance(value.type, ir.TensorType))
+        for node in model.graph.all_nodes()
+        for value in node.outputs
+        if value.name and value not in outputs
     )
 
 
