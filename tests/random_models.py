@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
+from random_patterns import activation, attention, norm
 
 OPSETS = (7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25)
 SHAPES = ((2, 4, 6, 6), (1, 3, 8), (4, 8), (2, 3, 4), (3,), (1, 4, 8, 8), (8, 1, 3))
@@ -155,6 +157,7 @@ class Drawer:
         kinds = [self.affine] * 3 + [self.unary] * 3 + [self.view] * 4 + [self.linear] * 2 + [self.twin, self.pad]
         kinds += [self.binary, self.reduce, self.cut, self.cut, self.shape_math, self.integer, self.constants]
         kinds += [self.image, self.image, self.clips, self.known_pattern, self.known_pattern]
+        kinds += [partial(group, self) for group in (norm, activation, activation, attention)]
         if scope is self.main:
             kinds += [self.branch, self.loop, self.call]
         for _ in range(steps):
