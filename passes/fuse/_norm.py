@@ -140,6 +140,9 @@ def _take(tail: Tail, reader: ir.Node, shifts: bool) -> bool:
 
 
 def _cast(tail: Tail, cast: ir.Node) -> bool:
+    """True for a Cast that does nothing, or that undoes the one in front, which then goes with it."""
+    if cast.inputs[0] is not None and cast.inputs[0].dtype == cast.outputs[0].dtype:
+        return True
     before = tail.source.producer()
     if not is_op(before, "Cast") or before.inputs[0] is None or before.inputs[0].dtype != cast.outputs[0].dtype:
         return False

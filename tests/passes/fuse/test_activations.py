@@ -161,6 +161,10 @@ def test_silu_stays_where_onnx_runtime_would_get_slower_unasked():
     result = held(model, fuse(), X)
     assert ops(model) == ["Sigmoid", "Mul"]
     assert "fuse{opset=24} asks for it" in reasons(result, "swish")[0]
+    newer = model_of("s = Sigmoid (x) y = Mul (x, s)", opset=25)
+    assert reasons(held(newer, Fuse(opset=25), X), "swish") == [
+        "ONNX Runtime 1.32 can't run Swish in a model of opset 25"
+    ]
     model = model_of("s = Sigmoid (x) p = Mul (x, s) y = Add (p, s)", opset=24)
     assert reasons(held(model, Fuse(opset=24), X), "swish") == ["the output of Sigmoid_0 is read elsewhere"]
 

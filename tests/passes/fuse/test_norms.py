@@ -173,6 +173,8 @@ RMS_FORMS = {
     "y = Mul (n, g)",
     "scale first": "q = Pow (x, two) v = ReduceMean <axes = [-1]> (q) s = Add (v, eps) r = Sqrt (s) i = Reciprocal (r) "
     "n = Mul (i, g) y = Mul (x, n)",
+    "idle Cast": "q = Pow (x, two) v = ReduceMean <axes = [-1]> (q) s = Add (v, eps) r = Sqrt (s) n = Div (x, r) "
+    "c = Cast <to = 1> (n) y = Mul (c, g)",
     "bare": "q = Pow (x, two) v = ReduceMean <axes = [-1]> (q) s = Add (v, eps) r = Sqrt (s) y = Div (x, r)",
 }  # fmt: skip
 
