@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 OPSET, IR_VERSION = 17, 9
-TABLE = 64  # constants that a long graph shares
+TABLE = 16  # constants that a long graph shares
 
 
 class Net:
