@@ -21,9 +21,9 @@ class TransposeGemm(FuseRule):
         Gemm(Transpose(A), B) = Gemm(A, B, transA = 1)          MatMul(A, Transpose(B)) = Gemm(A, B, transB = 1)
 
     Error: exact over the reals; float32 max|dy| <= 4e-6 * max|y|.
-    Declines: the Transpose is read elsewhere; MatMul is not known to be 2-D; an A to be transposed where B is a
-        constant weight, since `quantize` and `ternary` know no such layer; other types than float ones; opset below 11,
-        where Gemm must have a C.
+    Declines: the Transpose is read elsewhere; MatMul is not known to be 2-D; a constant that `fold` transposes; an A
+        where B is a constant weight, since `quantize` and `ternary` know no such layer; other types than float ones; opset
+        below 11, where Gemm must have a C.
     Source: ONNX Gemm.
     """
 
@@ -49,6 +49,8 @@ class TransposeGemm(FuseRule):
             return "MatMul is not known to be 2-D"
         if is_op(node, "MatMul") and self.facts.opset < 11:
             return "Gemm must have a C below opset 11"
+        if is_constant(first.inputs[0]) and len(first.inputs[0].uses()) == 1:
+            return "fold stores a constant that is transposed"
         if match.index == 0 and is_constant(node.inputs[1]):
             return "its weight is constant: transA would hide the layer from quantize and ternary"
         if first.inputs[0].dtype not in FLOATS:

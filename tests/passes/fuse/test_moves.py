@@ -13,7 +13,8 @@ CONSTANTS = "int64[2] flat = {-1, 6}, int64[3] back = {-1, 4, 5}, int64[3] other
 
 def model_of(body: str, x: str = "float[N,4,6]", y: str = "float[A,B,C]", more: str = CONSTANTS, opset: int = 18):
     text = f'<ir_version: 8, opset_import: ["": {opset}]> g ({x} x) => ({y} y) <{more}> {{ {body} }}'
-    used = {name: array for name, array in WEIGHTS.items() if f", {name}" in body or f"({name}," in body}
+    forms = (", {}", "({},", "Transpose ({})")
+    used = {name: array for name, array in WEIGHTS.items() if any(form.format(name) in body for form in forms)}
     return from_text(text, used)
 
 
@@ -95,6 +96,7 @@ def test_a_gemm_transposes(body: str, left: str):
 @pytest.mark.parametrize(
     ("body", "x", "why"),
     [
+        ("t = Transpose (v) y = MatMul (x, t)", "float[4,6]", "fold stores a constant that is transposed"),
         ("t = Transpose (x) y = MatMul (t, w)", "float[6,4]",
          "its weight is constant: transA would hide the layer from quantize and ternary"),
         ("t = Transpose <perm = [0, 2, 1]> (x) m = MatMul (x, t) y = Relu (m)", "float[N,4,6]",
@@ -108,7 +110,7 @@ def test_a_gemm_transposes(body: str, left: str):
 def test_a_gemm_does_not(body: str, x: str, why: str):
     model = model_of(body, x, "float[A,B,C]" if "N" in x else "float[A,B]")
     before = ops(model)
-    dims = {"float[N,4,6]": (2, 4, 6), "float[6,4]": (6, 4), "float[4,4]": (4, 4)}[x]
+    dims = {"float[N,4,6]": (2, 4, 6), "float[6,4]": (6, 4), "float[4,6]": (4, 6), "float[4,4]": (4, 4)}[x]
     result = held(model, fuse("transpose-gemm"), {"x": seeded(*dims)}, error=0)
     assert ops(model) == before
     assert reasons(result, "transpose-gemm") == [why]

@@ -21,7 +21,6 @@ ONES = "int64[1] k = {1}, int64[1] z = {0}, int64[1] t = {2}, int64[1] f = {4}, 
 GOES = [  # rule, body, constants, what is left
     ("idempotent", "a = Floor (x) b = Ceil (a) y = Exp (b)", "", "Floor Exp"),
     ("idempotent", "a = Abs (x) b = Abs (a) y = Exp (b)", "", "Abs Exp"),
-    ("idempotent", "a = Softmax (x) b = Abs (a) y = Exp (b)", "", "Softmax Exp"),
     ("involution", "a = Neg (x) b = Neg (a) y = Exp (b)", "", "Exp"),
     ("same-operands", "a = Max (x, x, x) y = Exp (a)", "", "Exp"),
     ("where", "a = Where (c, x, d) y = Exp (a)", "bool[4,1] c = {1, 1, 1, 1}, float d = {7}", "Exp"),
