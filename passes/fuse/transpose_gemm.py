@@ -22,8 +22,8 @@ class TransposeGemm(FuseRule):
 
     Error: exact over the reals; float32 max|dy| <= 4e-6 * max|y|.
     Declines: the Transpose is read elsewhere; MatMul is not known to be 2-D; a constant that `fold` transposes; an A
-        where B is a constant weight, since `quantize` and `ternary` know no such layer; other types than float ones; opset
-        below 11, where Gemm must have a C.
+        where B is a constant weight, since `quantize` and `ternary` know no such layer; other types than float ones;
+        opset below 11, where Gemm must have a C.
     Source: ONNX Gemm.
     """
 
