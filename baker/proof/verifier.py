@@ -207,7 +207,8 @@ class Verifier:
             still = [name for name, column in columns.items() if not moves(column, comparison.tolerance)]
             verdict = self._unless_still(verdict, doubtful, still)
             verdict = self._further.settle(verdict, original, candidate, comparison.tolerance)
-        return verdict.with_findings(in_same_function(self._recorder, watch, original, candidate, verdict, errors))
+        findings = in_same_function(self._recorder, watch, original, candidate, verdict, errors)
+        return verdict.with_findings(one for one in findings if not comparison.explains(one))
 
     def _nothing_to_compare(self, original: ir.Model) -> Verdict | None:
         if not self.feeds:
