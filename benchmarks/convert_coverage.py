@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from onnx import numpy_helper, version_converter
 from report import machine, markdown
 
@@ -53,8 +54,9 @@ def with_onnxscript(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """Its own rules, without its fallback to onnx.version_converter, which has a row of its own."""
     from onnxscript import version_converter as converter
 
-    converted = converter.convert_version(model, opset)
-    return converted if isinstance(converted, onnx.ModelProto) else model
+    loaded = ir.from_proto(model)
+    converter.convert_version(loaded, opset)
+    return ir.to_proto(loaded)
 
 
 TOOLS: dict[str, Callable[[onnx.ModelProto, int], onnx.ModelProto]] = {

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
-from baker.model.graph import attribute
+from baker.model.graph import attribute, is_constant, shape_of
 from baker.passes.convert._tools import Refused, Rule, Rules, Step, int64, known, put, put_input, rank_of
 
 _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
 _ONE_AXIS = (
-    *("ArgMax", "ArgMin", "Compress", "Concat", "Flatten", "Gather", "Hardmax", "LogSoftmax", "Softmax", "Split"),
+    *("ArgMax", "ArgMin", "Compress", "Concat", "Flatten", "Hardmax", "LogSoftmax", "Softmax", "Split"),
     *("ScatterElements", "TopK"),
 )
 
@@ -29,6 +30,24 @@ def _axes(node: ir.Node, step: Step) -> None:
     if axes:
         more = len(axes) if node.op_type == "Unsqueeze" else 0
         put(node, "axes", [_counted(node, int(axis), more) for axis in axes])
+
+
+def _gather(node: ir.Node, step: Step) -> None:
+    """Constant indices from the end are told from the front; a computed index is taken to need no such thing."""
+    _axis(node, step)
+    if not is_constant(node.inputs[1]) or (known(node, 1, "indices") >= 0).all():
+        return
+    indices, shape = known(node, 1, "indices"), shape_of(node.inputs[0])
+    size = None if shape is None else shape[int(attribute(node, "axis", 0))]
+    if size is None:
+        raise Refused("its indices count from the end, and the dim is not fixed")
+    node.replace_input_with(1, step.constant(node, "indices", np.where(indices < 0, indices + size, indices)))
+
+
+def _scan(node: ir.Node, step: Step) -> None:
+    for name in ("scan_input_axes", "scan_output_axes"):
+        if any(axis < 0 for axis in attribute(node, name, ())):
+            raise Refused(f"{name} that count from the end came with opset 11")
 
 
 def _slice(node: ir.Node, step: Step) -> None:
@@ -60,6 +79,8 @@ UP: Rules = {}
 DOWN: Rules = {
     **{(name, 11): _axis for name in _ONE_AXIS},
     **{(f"Reduce{name}", 11): _axes for name in _REDUCTIONS},
+    ("Gather", 11): _gather,
+    ("Scan", 11): _scan,
     ("ScatterElements", 11): _renamed(_axis, "Scatter"),
     ("Slice", 11): _slice,
     ("Squeeze", 11): _axes,

@@ -13,8 +13,11 @@ from baker.passes.convert._tools import (
     Rule,
     Rules,
     Step,
+    become,
     drop_input,
+    dtype_of,
     feed,
+    front,
     given,
     known,
     put,
@@ -125,6 +128,28 @@ def _concat(node: ir.Node, step: Step) -> None:
         put(node, "axis", 1)
 
 
+def _same_shapes(node: ir.Node) -> bool:
+    shapes = [value.shape for value in node.inputs if value is not None]
+    if any(shape is None or any(not isinstance(dim, int) and dim.value is None for dim in shape) for shape in shapes):
+        return False
+    return all(shape == shapes[0] for shape in shapes)
+
+
+def _variadic_down(node: ir.Node, step: Step) -> None:
+    """Before opset 8 operators of any number of inputs do not broadcast, those of two do."""
+    if len(node.inputs) == 1 or _same_shapes(node):
+        return
+    if node.op_type not in ("Mean", "Sum"):
+        raise Refused(f"{node.op_type} does not broadcast before opset 8, and its inputs' shapes may differ")
+    total, count = node.inputs[0], len(node.inputs)
+    for value in node.inputs[1:]:
+        total = front(node, "Add", [total, value])
+    if node.op_type == "Mean":
+        total = front(node, "Div", [total, step.constant(node, "count", np.array(count, dtype_of(node).numpy()))])
+    assert total is not None
+    become(node, total)
+
+
 UP: Rules = {
     **{(name, 6): _without("consumed_inputs") for name in _IN_PLACE},
     **{(name, 7): _binary for name in _BROADCAST},
@@ -143,4 +168,4 @@ UP: Rules = {
     ("Tile", 6): _tile,
     ("Upsample", 7): _upsample,
 }
-DOWN: Rules = {}
+DOWN: Rules = {(name, 8): _variadic_down for name in ("Max", "Mean", "Min", "Sum")}

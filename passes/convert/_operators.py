@@ -193,6 +193,21 @@ def _mod_down(node: ir.Node, step: Step) -> None:
         raise Refused("before opset 28 Mod takes floating-point numbers with fmod=1 alone")
 
 
+def _came_later(name: str, *values: str) -> Rule:
+    """Values of an attribute that the older version does not know."""
+
+    def rule(node: ir.Node, step: Step) -> None:
+        found = attribute(node, name, None)
+        if found in values:
+            raise Refused(f"{name}={found} came with opset {step.version}")
+
+    return rule
+
+
+def _scan_down(node: ir.Node, step: Step) -> None:
+    raise Refused("the Scan of opset 8 runs over each element of a batch, which this one does not")
+
+
 def _scan_up(node: ir.Node, step: Step) -> None:
     raise Refused("the Scan of opset 8 runs over each element of a batch, which no later one does")
 
@@ -248,8 +263,13 @@ DOWN: Rules = {
     ("LpPool", 18): _neutral(("ceil_mode", 0), ("dilations", 1)),
     ("Mod", 28): _mod_down,
     ("MaxPool", 10): _neutral(("ceil_mode", 0), ("dilations", 1)),
+    ("Pad", 19): _came_later("mode", "wrap"),
     ("QuantizeLinear", 13): _per_tensor,
     ("QuantizeLinear", 19): _only_float8("saturate"),
     ("QuantizeLinear", 21): _quantize_21_down,
+    ("Resize", 19): _came_later("coordinate_transformation_mode", "half_pixel_symmetric"),
     ("RoiAlign", 16): _roi_align_down,
+    ("Scan", 9): _scan_down,
+    ("ScatterElements", 18): _came_later("reduction", "max", "min"),
+    ("ScatterND", 18): _came_later("reduction", "max", "min"),
 }

@@ -146,6 +146,20 @@ def test_extremes_of_int64_are_compared():
     lowered(model, 9, feed)
 
 
+def test_a_sum_that_broadcasts_becomes_additions():
+    model = model_at(8, "m = Mean(x, s, x) y = Sum(m, s)", "float[2,3,4,6] x, float[6] s")
+    lowered(model, 7, {**X, "s": seeded(6, seed=1)}, rtol=1e-6)
+    assert ops(model) == ["Add", "Add", "Div", "Add"]
+
+
+def test_indices_from_the_end():
+    body = "d = Shape(x) i = Constant<value = int64[2] {-1, 0}>() g = Gather(d, i) y = Cast<to = 1>(g)"
+    model = model_at(11, body, output="float[2] y")
+    lowered(model, 10)
+    gather = next(node for node in model.graph if node.op_type == "Gather")
+    assert gather.inputs[1].const_value.numpy().tolist() == [3, 0]
+
+
 def test_a_clip_by_computed_bounds():
     model = model_at(13, "l = Neg(h) y = Clip(x, l, h)", "float[2,3,4,6] x, float h")
     lowered(model, 8, {**X, "h": np.array(0.5, np.float32)})
@@ -167,6 +181,13 @@ def test_a_clip_by_computed_bounds():
         (13, 12, "i = Cast<to = 7>(s) y = Squeeze(x, i)", r"its axes 'i' is no constant; try 'fold'"),
         (12, 11, "i = ArgMax<select_last_index = 1>(x) y = Cast<to = 1>(i)", "select_last_index=1 came with opset 12"),
         (14, 13, "z = Reshape<allowzero = 1>(x, n) y = Cast<to = 1>(z)", "allowzero=1 came with opset 14"),
+        (
+            19,
+            18,
+            'w = Constant<value = int64[8] {0,0,1,1,0,0,1,1}>() y = Pad<mode = "wrap">(x, w)',
+            "mode=wrap came with",
+        ),
+        (8, 7, "y = Max(x, s)", "Max does not broadcast before opset 8"),
         (19, 18, "y = AveragePool<kernel_shape = [2, 2], dilations = [2, 2]>(x)", "dilations.* came with opset 19"),
         (13, 12, "a = Cast<to = 16>(x) b = Transpose(a) y = Cast<to = 1>(b)", "does not take tensor.bfloat16."),
     ],
