@@ -127,7 +127,10 @@ def _same(node: ir.Node, inputs: Mapping[int, Elements]) -> Elements | None:
 
 
 def _cast(node: ir.Node, inputs: Mapping[int, Elements]) -> Elements | None:
-    data, to = inputs.get(0), ir.DataType(attribute(node, "to", 0))
+    target = attribute(node, "to", 0)
+    if not isinstance(target, int):  # a name, before opset 6
+        return None
+    data, to = inputs.get(0), ir.DataType(target)
     if data is not None and to == ir.DataType.BOOL:
         return _each(lambda item: _truth(item), data)
     if data is None or to not in _INTEGERS:
