@@ -301,7 +301,9 @@ def _lowest_atom(atom: Atom) -> int | None:
     match atom.function:
         case "floor":
             divisor = atom.arguments[1]
-            return lows[0] // divisor if lows[0] is not None and isinstance(divisor, int) else None
+            if lows[0] is None or isinstance(divisor, int):
+                return None if lows[0] is None or not isinstance(divisor, int) else lows[0] // divisor
+            return 0 if lows[0] >= 0 else None  # the divisor is positive: see floor_divide
         case "max":
             return max(known, default=None)
         case _:

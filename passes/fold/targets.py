@@ -53,13 +53,16 @@ def _simplify(node: ir.Node, analysis: Analysis, context: PassContext) -> Change
         replace_value(node.outputs[0], source)
         remove_if_dead(node.outputs[0])
         return Change("same-shape", name, f"{node.op_type} to the shape that its input has: removed")
-    if is_op(node, "Expand") or is_constant(target) or target in analysis.known or attribute(node, "allowzero", 0):
+    literal = attribute(node, "allowzero", 0)  # torch.export writes it wherever a dim is dynamic
+    if is_op(node, "Expand") or is_constant(target) or target in analysis.known or (literal and 0 in wanted):
         return None
     constant = _constant_target(wanted, have)
     if constant is None or not context.admits("reshape-target", label(node)):
         return None
     hint = target.name or "shape"
     node.replace_input_with(1, constant_before(node, hint, np.array(constant, np.int64)))
+    if literal:  # no dim is 0 by itself: 0 may mean "copy"
+        del node.attributes["allowzero"]
     remove_if_dead(target)
     return Change("reshape-target", label(node), f"its target is the constant {constant}")
 

@@ -113,6 +113,22 @@ def test_an_empty_target_dim_is_kept_with_allowzero():
     assert ops(model) == ["Reshape"]
 
 
+def test_a_target_with_allowzero_is_constant_where_no_dim_is_0_by_itself():
+    body = "s = Shape <end = 2> (x) t = Concat <axis = 0> (s, two, two) y = Reshape <allowzero = 1> (x, t)"
+    model = from_text(graph(body, "float[N,M,4]", "float[A,B,C,D]", K))
+    held(model, Fold(), {"x": seeded(2, 3, 4)}, {"x": seeded(0, 3, 4)}, {"x": seeded(2, 0, 4)}, error=0)
+    assert ops(model) == ["Reshape"] and target(model) == [0, 0, 2, 2]
+
+
+def test_a_target_that_goes_through_flat_rows_and_back():
+    body = """r = Reshape (x, flat) s = Shape <end = 2> (x) e = Equal (s, minus) w = Where (e, one, s)
+              t = Concat <axis = 0> (w, four) b = Reshape (r, t) z = Add (b, x) y = Abs (z)"""
+    text = graph(body, "float[N,M,4]", "float[A,B,C]", K + ", int64[2] flat = {-1, 4}")
+    model = from_text(text)
+    held(model, Fold(), {"x": seeded(2, 3, 4)}, {"x": seeded(1, 5, 4)}, error=0)
+    assert [str(value.shape) for node in model.graph for value in node.outputs if node.op_type == "Add"] == ["[N,M,4]"]
+
+
 def test_dynamic_dims_stay_symbolic_at_many_sizes():
     body = """s = Shape (x) n = Gather (s, zero) t = Concat <axis = 0> (n, two, two, four) r = Reshape (x, t)
               p = Transpose <perm = [0, 2, 1, 3]> (r) u = Shape (p) m = Gather (u, zero)
