@@ -17,6 +17,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import big_model
+from big_model_kinds import KINDS, Model, convs
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux to count memory")
 
@@ -43,13 +44,11 @@ for source, pipeline, verify in runs + [(large, argument, True) for argument in 
 """
 
 
-def peaks(folder: Path, kind: str, nbytes: int, *pipelines: str) -> tuple[list[int], big_model.Model, Path]:
+def peaks(folder: Path, kind: str, nbytes: int, *pipelines: str) -> tuple[list[int], Model, Path]:
     """Bytes that bakes take at the most beyond that of a small model: without verification, then with it."""
     for part in ("small", "large", "tmp"):
         (folder / part).mkdir()
-    small, model = (
-        big_model.KINDS[kind](folder / part, size) for part, size in (("small", nbytes // 8), ("large", nbytes))
-    )
+    small, model = (KINDS[kind](folder / part, size) for part, size in (("small", nbytes // 8), ("large", nbytes)))
     command = [sys.executable, "-c", BAKE, str(small.path), str(model.path), str(folder / "result.onnx"), *pipelines]
     environment = {**os.environ, "TMPDIR": str(folder / "tmp"), "MALLOC_MMAP_THRESHOLD_": "65536"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -60,7 +59,7 @@ def peaks(folder: Path, kind: str, nbytes: int, *pipelines: str) -> tuple[list[i
     return [most - base for most in found], model, folder / "result.onnx"
 
 
-def outputs(model: big_model.Model, path: Path) -> Sequence[np.ndarray]:
+def outputs(model: Model, path: Path) -> Sequence[np.ndarray]:
     options = ort.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -98,7 +97,7 @@ def test_weights_of_branches_are_saved_beside_the_model(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_said_and_costs_no_file(tmp_path: Path) -> None:
-    model = big_model.convs(tmp_path, 40_000_000)
+    model = convs(tmp_path, 40_000_000)
     result = tmp_path / "result.onnx"
     result.write_bytes(b"what was there")
     command = f"ulimit -f 8000; exec {sys.executable} -m baker.cli.opt {model.path} -p fuse --no-verify -q -o {result}"
