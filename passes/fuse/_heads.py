@@ -19,8 +19,8 @@ class Heads:
     """A tensor that attention reads, in each form in which the graph has it.
 
     Attributes:
-        dims: batch, heads, sequence, size of a head; heads is 1 for a tensor of rank 3 without heads.
-        value: the tensor in this order, or, without heads, (batch, sequence, size); None where no value is.
+        dims: batch, heads, sequence, size of a head.
+        value: the tensor in this order; None where no value is.
         split: the tensor as (batch, sequence, heads, size), if there is one.
         flat: the tensor as (batch, sequence, heads * size), if there is one.
         repeats: how often each head serves, one after the other.
@@ -43,12 +43,10 @@ class Heads:
 
 
 def heads_of(value: ir.Value, symbols: Symbols) -> Heads | None:
-    """Reads a tensor of (batch, heads, sequence, size) or (batch, sequence, size); None for any other rank."""
+    """Reads a tensor of (batch, heads, sequence, size); None for any other rank."""
     dims = symbols.dims(value)
-    if dims is None or len(dims) not in (3, 4):
+    if dims is None or len(dims) != 4:
         return None
-    if len(dims) == 3:
-        return Heads((dims[0], ONE, dims[1], dims[2]), value, flat=value)
     repeated = _repeated(value, symbols)
     if repeated is not None:
         return repeated
@@ -71,17 +69,17 @@ def _turned(value: ir.Value, dims: Dims, symbols: Symbols) -> Heads | None:
 def transposed_heads_of(value: ir.Value, symbols: Symbols) -> Heads | str:
     """Reads the tensor of which this is the transpose of the last two axes, or says why there is none."""
     dims, node = symbols.dims(value), value.producer()
-    if dims is None or len(dims) not in (3, 4):
-        return "K has no known rank, or another than 3 and 4"
+    if dims is None or len(dims) != 4:
+        return "K is not known to have 4 dims: batch, heads, size, length"
     wanted = (*dims[:-2], dims[-1], dims[-2])
     if is_op(node, "Transpose") and node.inputs[0] is not None:
         perm, source = tuple(attribute(node, "perm", ())), node.inputs[0]
-        if perm in ((0, 2, 1), (0, 1, 3, 2)):
+        if perm == (0, 1, 3, 2):
             found = heads_of(source, symbols)
             return replace(found, between=(node, *found.between)) if found is not None else "K has no known rank"
         if perm == (0, 2, 3, 1):
             return replace(_split(source, symbols, wanted), between=(node,))
-    if is_op(node, "Reshape") and len(dims) == 4:
+    if is_op(node, "Reshape"):
         found = _over_matrices(node, wanted, symbols)
         if found is not None:
             return found

@@ -3,7 +3,6 @@
 ONNX Runtime 1.32's Attention has two ways of its own: it wants the mask as long as Q and K, without broadcasting over
 these two axes; and a row of which nothing is above the lowest finite number becomes 0, where ONNX says that only a row
 of -inf does. The second is avoided by the number next to the lowest: as an addend it leaves nothing of a score either.
-Not so in float16, where 16 and more are left over.
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ from baker.passes.fuse._dims import ONE, Dims, number
 from baker.passes.fuse._scores import Chosen, Scores, has_empty_row, numbers_of
 from baker.passes.fuse._symbols import Symbols
 
-_COARSE = "a row may be hidden by the lowest float16, which leaves room for the scores: they would round otherwise"
-_NONE = {ir.DataType.FLOAT: -1e9, ir.DataType.FLOAT16: -6e4}  # from here on nothing is left of a score's weight
+_NONE = {ir.DataType.FLOAT: -1e9}  # from here on nothing is left of a score's weight
 
 
 @dataclass(frozen=True)
@@ -86,8 +84,6 @@ def _chosen(chosen: Chosen, dtype: ir.DataType, guarded: bool) -> Mask | str:
         return f"hidden scores become {chosen.fill:g}, which leaves them a weight"
     if plain and empty is False:
         return Mask(chosen.condition)
-    if dtype == ir.DataType.FLOAT16:
-        return _COARSE
     _, above = _lowest(dtype)
     return Mask(chosen.condition, fill=(above, 0.0) if chosen.inverse else (0.0, above), nodes=1)
 
@@ -102,13 +98,11 @@ def _added(mask: ir.Value, dtype: ir.DataType, guarded: bool) -> Mask | str:
     if numbers is None or any(np.isnan(list(numbers))):
         if guarded:
             return "what the mask's rows hold is not known, and a row of NaN becomes 0"
-        return _COARSE if dtype == ir.DataType.FLOAT16 else _above(mask, above)
+        return _above(mask, above)
     if min(numbers) > lowest:
         return Mask(mask)
     node = mask.producer()
     assert node is not None and node.inputs[0] is not None  # numbers_of found a Where
-    if min(numbers) == lowest and dtype == ir.DataType.FLOAT16:
-        return _COARSE
     if min(numbers) == lowest:
         then, other = (above if number == lowest else number for number in (_number(each) for each in node.inputs[1:]))
         return Mask(node.inputs[0], fill=(then, other), nodes=1)

@@ -19,24 +19,21 @@ from baker.passes.fuse._dims import Dims, number
 from baker.passes.fuse._heads import HEADS_FIRST, Heads, heads_of, is_multiple, transposed_heads_of
 from baker.passes.fuse._mask import build, planned
 from baker.passes.fuse._match import Found, fault
-from baker.passes.fuse._rule import Facts, FuseRule, bypass, ints, substitute
+from baker.passes.fuse._rule import Facts, FuseRule, bypass, ints
 from baker.passes.fuse._scores import Scores, guard_of, reaches_product, scores_of, unscaled
 from baker.passes.fuse._symbols import Symbols
 from baker.pipeline.pass_base import Change
 from baker.pipeline.rewrite import Match
 
-_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
-
 
 class Attention(FuseRule):
     """Make the products, the Softmax and what is between them one Attention.
 
-    Shapes: Q (batch, heads, q, d), K (batch, kv heads, k, d), V (batch, kv heads, k, e); heads a multiple of kv heads,
-        where K and V are repeated for it. Where heads were split off the last axis and are merged again behind, the
-        Attention reads (batch, q, heads * d) and does both; so it does with one head, (batch, q, d). The mask
-        broadcasts to (batch, heads, q, k). float32 and float16.
+    Shapes: Q (batch, q, heads * d), K (batch, k, kv heads * d), V (batch, k, kv heads * e), whose heads are split off
+        before and merged again behind; kv heads are repeated, where they are fewer. The mask broadcasts to
+        (batch, heads, q, k). float32.
 
-        Softmax(c * tanh(Q K^T * scale / c) + mask) V  =  Attention(Q, K, V, mask, scale, softcap=c)
+        Softmax(Q K^T * scale + mask) V for each head  =  Attention(Q, K, V, mask, scale)
 
     The scale may stand on Q, on K, on the scores, or on several; the mask may choose between scores and a number, and
     where it is known to hide from each query what comes after it, it becomes the attribute is_causal.
@@ -44,8 +41,9 @@ class Attention(FuseRule):
     Error: exact over the reals; float32 max|dy| <= 4e-6 * max|y|.
     Declines: Softmax over another axis; a value in between is read elsewhere; dims that are not known to be equal; a
         scale that is no positive constant; a mask that is scaled, is one of two, or has another type; a mask of which a
-        row may hide everything in a way that ONNX Runtime's kernel, or ONNX, takes for another; float64, where ONNX
-        Runtime 1.32 rounds the scale to float32; one head in float16, where its kernel takes up to 3 times as long.
+        row may hide everything in a way that ONNX Runtime's kernel, or ONNX, takes for another. And what makes ONNX
+        Runtime 1.32 slower: heads that are not split and merged (1.5 times), a softcap (9 times), one head of K that is
+        broadcast (2.4 times), float16 (3 times); float64, of which it rounds the scale to float32.
     Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2; ONNX Attention.
     """
 
@@ -70,9 +68,9 @@ class Attention(FuseRule):
         if isinstance(scores, str):
             return scores
         dtypes = {value.dtype for node in (scores.product, match.product) for value in node.inputs if value is not None}
-        if len(dtypes) != 1 or not dtypes <= set(_TYPES):
+        if dtypes != {ir.DataType.FLOAT}:
             found = ", ".join(sorted(str(dtype) for dtype in dtypes))
-            return f"Q, K and V are {found}; ONNX Runtime's Attention is exact for float32 and float16"
+            return f"Q, K and V are {found}; ONNX Runtime's Attention is exact, and fast, for float32 alone"
         reason = fault(Found(nodes=(match.product, *match.guard, match.softmax, *scores.nodes)))
         return reason or self._shapes(match, scores)
 
@@ -109,20 +107,16 @@ class Attention(FuseRule):
             bypass(match.idle, match.product.outputs[0])
             return Change(self.name, name, "Reshape removed: the heads' shape stays")
         name, query, key = label(match.product), match.heads[0], match.heads[1]
-        inputs: list[ir.Value | None] = [_input(each, match) for each in match.heads]
+        inputs: list[ir.Value | None] = [
+            each.flat if each.turn is None else _turn(each, each.turn, match.product) for each in match.heads
+        ]
         attributes: dict[str, object] = {"scale": float(match.scale)}
         if match.mask is not None and match.mask.causal:
             attributes["is_causal"] = 1
         elif match.mask is not None:
             inputs.append(build(match.mask, match.product))
-        if match.scores.softcap:
-            attributes["softcap"] = float(match.scores.softcap)
-        if match.merged or query.value is query.flat:
-            attributes |= {"q_num_heads": query.heads, "kv_num_heads": key.heads}
-        if match.merged:
-            _put_merged(match, inputs, attributes)
-        else:
-            substitute(match.product, "Attention", inputs, **attributes)
+        attributes |= {"q_num_heads": query.heads, "kv_num_heads": key.heads}
+        _put_merged(match, inputs, attributes)
         return Change(self.name, name, "MatMul, Softmax, MatMul and what is between became Attention")
 
 
@@ -146,7 +140,7 @@ def _operands(
 def _mismatch(query: Heads | None, key: Heads, value: Heads | None) -> str | None:
     """Why Q, K and V are not those of one Attention, or None."""
     if query is None or value is None:
-        return "Q or V has no known rank, or another than 3 and 4"
+        return "Q and V are not known to have 4 dims: batch, heads, length, size"
     if query.repeats != 1 or key.repeats != value.repeats or key.dims[1] != value.dims[1]:
         return "K and V have not the same heads"
     if not query.dims[0] == key.dims[0] == value.dims[0]:
@@ -160,16 +154,13 @@ def _mismatch(query: Heads | None, key: Heads, value: Heads | None) -> str | Non
     if not is_multiple(query.dims[1], key.dims[1]):
         return "the heads of Q are not known to be a multiple of those of K"
     times = (query.heads or 0) // (key.heads or 1)
-    fits = key.repeats == times or (key.repeats == 1 and key.heads == 1)  # one head is broadcast
-    return None if fits else "the heads of K are not repeated for those of Q"
+    return None if key.repeats == times else "the heads of K are not repeated for those of Q"
 
 
 def _merged(match: Match, rank: int, symbols: Symbols) -> ir.Node | None:
     """The Transpose behind that merges the heads again, where all forms allow (batch, sequence, heads * size)."""
     heads = match.heads
     if rank != 4 or any(each.flat is None or each.heads is None for each in heads):
-        return None
-    if match.product.outputs[0].dtype != ir.DataType.FLOAT:  # ONNX Runtime's kernel is slow then
         return None
     node = sole_reader(match.product.outputs[0])
     if not is_op(node, "Transpose") or attribute(node, "perm", ()) != HEADS_FIRST or node.outputs[0].is_graph_output():
@@ -199,14 +190,16 @@ def _takes_merged(reader: ir.Node, symbols: Symbols) -> bool:
 
 
 def _form_fault(match: Match, rank: int, symbols: Symbols) -> str | None:
+    """Forms that the operator has, but not to advantage."""
     key, mask = match.heads[1], match.mask
-    if rank == 3 and match.product.outputs[0].dtype != ir.DataType.FLOAT:
-        return "one head in float16: ONNX Runtime's Attention is slower than the parts"
+    if match.scores.softcap:
+        return "a softcap makes ONNX Runtime's Attention up to 9 times as slow as the parts"
+    if match.merged is None and match.idle is None:
+        return "without heads split before and merged behind, ONNX Runtime's Attention is up to 1.5 times as slow"
     if mask is not None and len(symbols.dims(mask.value) or ()) > rank:
         return "the mask has more dims than the scores"
     gone = len(match.scores.nodes) + len(match.guard) + 2 + _dying(key)
     new = 1 + (mask.nodes if mask is not None else 0)
-    new += 0 if match.merged or key.value is not None else 1  # a Transpose of its own
     return None if new < gone else f"{new} nodes would stand where {gone} are"
 
 
@@ -218,19 +211,6 @@ def _dying(key: Heads) -> int:
             break
         count += 1
     return count
-
-
-def _input(heads: Heads, match: Match) -> ir.Value | None:
-    if match.merged:
-        return heads.flat if heads.turn is None else _turn(heads, heads.turn, match.product)
-    if heads.value is not None:
-        return heads.value
-    node = emit(match.product, "Transpose", [heads.split], {"perm": list(HEADS_FIRST)})
-    output, split = node.outputs[0], heads.split
-    output.type = None if split is None else split.type
-    if split is not None and split.shape is not None:
-        output.shape = ir.Shape([split.shape[axis] for axis in HEADS_FIRST])
-    return output
 
 
 def _turn(heads: Heads, turn: ir.Node, before: ir.Node) -> ir.Value:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import onnx
 import onnx.reference
 import pytest
 from helpers import from_text, ops, outputs, seeded
-from rewrite_tools import held, reasons
+from rewrite_tools import held as held_to_all
+from rewrite_tools import reasons
 
 from baker.model.lower import lower
 from baker.model.save import to_bytes
 from baker.passes.fuse import Fuse
 from baker.pipeline.pass_base import PassResult
 
+HEADS = re.compile(r"(\w+)\[(\w+),(\d+),(\w+),(\d+)\] ([qkv])\b")
+MERGED = "m_y = Transpose<perm = [0,2,1,3]> (o) y = Reshape (m_y, merge_y)"
 QKV = "float[B,4,Q,8] q, float[B,4,K,8] k, float[B,4,K,6] v"
 LOWEST = float(np.finfo(np.float32).min)
 FEEDS = {"q": seeded(2, 4, 5, 8), "k": seeded(2, 4, 7, 8, seed=1), "v": seeded(2, 4, 7, 6, seed=2)}
@@ -22,8 +27,40 @@ PASS = Fuse(opset=23, rules=("attention",))
 
 
 def graph(body: str, inputs: str = QKV, weights: str = "", opset: int = 23, kind: str = "float") -> str:
-    more = f"<{weights}>" if weights else ""
-    return f'<ir_version: 10, opset_import: ["": {opset}]> g ({inputs}) => ({kind}[A,C,D,E] y) {more} {{ {body} }}'
+    """Attention of (batch, heads, length, size); the heads are split off flat inputs and merged again behind."""
+    shapes, splits = [weights] if weights else [], []
+    for found in list(HEADS.finditer(inputs)):
+        dtype, batch, heads, length, size, name = found.groups()
+        inputs = inputs.replace(found[0], f"{dtype}[{batch},{length},{int(heads) * int(size)}] {name}_flat")
+        shapes.append(f"int64[4] {name}_shape = {{0, 0, {heads}, {size}}}")
+        splits.append(f"{name}_split = Reshape ({name}_flat, {name}_shape)")
+        splits.append(f"{name} = Transpose<perm = [0,2,1,3]> ({name}_split)")
+    rank = "[A,C,D,E]"
+    if splits and "y = MatMul" in body:
+        body = (
+            body.replace("y = MatMul", "o = MatMul")
+            + " m_y = Transpose<perm = [0,2,1,3]> (o) y = Reshape (m_y, merge_y)"
+        )
+        shapes.append("int64[3] merge_y = {0, 0, -1}")
+        rank = "[A,C,D]"
+    more = f"<{', '.join(shapes)}>" if shapes else ""
+    body = f"{' '.join(splits)} {body}"
+    return f'<ir_version: 10, opset_import: ["": {opset}]> g ({inputs}) => ({kind}{rank} y) {more} {{ {body} }}'
+
+
+def held(model, pass_, *feeds, **more) -> PassResult:
+    """`rewrite_tools.held` with Q, K and V as the model wants them."""
+    return held_to_all(model, pass_, *(flat(model, feed) for feed in feeds), **more)
+
+
+def flat(model, feed) -> dict[str, np.ndarray]:
+    wanted = [value.name for value in model.graph.inputs]
+    return {
+        name if name in wanted else f"{name}_flat": array
+        if name in wanted
+        else array.transpose(0, 2, 1, 3).reshape(array.shape[0], array.shape[2], -1)
+        for name, array in feed.items()
+    }
 
 
 def plain(scores: str = "s = MatMul (q, t)", mask: str = "", name: str = "s", v: str = "v") -> str:
@@ -42,6 +79,7 @@ def against_reference(model, *feeds) -> None:
     """ONNX Runtime and ONNX's own evaluator agree on the operator that was made."""
     proto = onnx.load_model_from_string(to_bytes(model))
     for feed in feeds:
+        feed = flat(model, feed)
         (wanted,) = onnx.reference.ReferenceEvaluator(proto).run(None, feed)
         (found,) = outputs(model, feed).values()
         np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-6 * np.abs(wanted).max())
@@ -76,12 +114,9 @@ def test_the_scale_stands_anywhere(scores: str, scale: float):
     assert ops(model) == ["Attention"] and node.attributes["scale"].as_float() == scale
 
 
-def test_a_soft_cap():
+def test_a_soft_cap_is_slow():
     body = plain("a = MatMul (q, t) b = Mul (a, c) d = Tanh (b) s = Mul (d, e)")
-    model = from_text(graph(body, weights="float c = {0.25}, float e = {2}"))
-    held(model, PASS, FEEDS, growth=1.0)
-    (node,) = model.graph
-    assert node.attributes["softcap"].as_float() == 2 and node.attributes["scale"].as_float() == 0.5
+    assert "softcap" in refused(graph(body, weights="float c = {0.25}, float e = {2}"), FEEDS)
 
 
 @pytest.mark.parametrize("number", ["{-0.5}", "{0}"])
@@ -241,7 +276,7 @@ def test_near_misses(body: str, why: str):
     feed = FEEDS if "Transpose" in body else {**FEEDS, "k": seeded(2, 4, 8, 7)}
     text = graph(body, inputs, "float c = {0.5}")
     if " z = " in body:
-        text = text.replace("[A,C,D,E] y)", "[A,C,D,E] y, float[F,G,H,I] z)")
+        text = text.replace("[A,C,D] y)", "[A,C,D] y, float[F,G,H,I] z)")
     if "axis = 2" in body:
         text, feed = text.replace("B,4,Q,8", "B,4,K,8"), {**FEEDS, "q": seeded(2, 4, 7, 8)}
     assert why in refused(text, feed)
@@ -263,7 +298,7 @@ def test_double_stays():
 
 
 def test_an_output_in_between():
-    text = graph(plain()).replace("[A,C,D,E] y)", "[A,C,D,E] y, float[F,G,H,I] p)")
+    text = graph(plain()).replace("[A,C,D] y)", "[A,C,D] y, float[F,G,H,I] p)")
     assert "is an output of the graph" in refused(text, FEEDS)
 
 
@@ -294,25 +329,19 @@ def test_split_and_merged_heads_are_the_operators_own(form: str):
     assert node.op_type == "Attention" and node.attributes["q_num_heads"].as_int() == 4
 
 
-@pytest.mark.parametrize("kind", ["float", "float16"])
-def test_dynamic_heads(kind: str):
-    inputs, dtype = (
-        f"{kind}[B,Q,32] q, {kind}[B,K,32] k, {kind}[B,K,32] v",
-        np.float32 if kind == "float" else np.float16,
-    )
+def test_dynamic_heads():
+    inputs = "float[B,Q,32] q, float[B,K,32] k, float[B,K,32] v"
     body = f"{SPLIT} {KEYS['at once']} s = MatMul (qt, kt) {MERGE}"
-    model = from_text(graph(body, inputs, SHAPES, kind=kind).replace("[A,C,D,E] y", "[A,C,D] y"))
-    feeds = [{name: array[:, :size].astype(dtype) for name, array in FLAT.items()} for size in (5, 1)]
-    held(model, PASS, *feeds, growth=1.0, error=4e-6 if kind == "float" else 2e-3)
-    assert ("Transpose" in ops(model)) == (kind == "float16") and "Softmax" not in ops(model)
+    model = from_text(graph(body, inputs, SHAPES).replace("[A,C,D,E] y", "[A,C,D] y"))
+    held(model, PASS, *({name: array[:, :size] for name, array in FLAT.items()} for size in (5, 1)), growth=1.0)
+    assert ops(model) == ["Attention"]
 
 
-def test_one_head_without_an_axis():
-    inputs = "float[B,Q,8] q, float[B,K,8] k, float[B,K,6] v, float[Q,K] mask"
-    body = plain(mask="m = Add (s, mask)", name="m").replace("0,1,3,2", "0,2,1")
-    text = graph(body, inputs).replace("[A,C,D,E] y", "[A,C,D] y")
-    feed = {name: array[:, 0] for name, array in FEEDS.items()}
-    fused(text, {**feed, "mask": seeded(5, 7)})
+def test_heads_that_nobody_merges_are_slow():
+    text = graph(plain() + " z = Relu (y)").replace("o = MatMul", "y = MatMul", 1)
+    text = text.replace(MERGED, "")
+    text = text.replace("[A,C,D] y)", "[A,C,D,E] y, float[F,G,H,I] z)")
+    assert "without heads split before and merged behind" in refused(text, FEEDS)
 
 
 REPEAT = """ku = Unsqueeze (k, two) ke = Expand (ku, wide) kf = Reshape (ke, flat) t = Transpose<perm = [0,1,3,2]> (kf)
@@ -333,9 +362,10 @@ def test_grouped_queries():
     assert "Expand" in ops(model)
 
 
-def test_one_key_head_for_all():
+def test_one_key_head_for_all_is_slow():
     inputs = "float[B,4,Q,8] q, float[B,1,K,8] k, float[B,1,K,6] v"
-    fused(graph(plain(), inputs), {"q": FEEDS["q"], "k": FEEDS["k"][:, :1], "v": FEEDS["v"][:, :1]})
+    feed = {"q": FEEDS["q"], "k": FEEDS["k"][:, :1], "v": FEEDS["v"][:, :1]}
+    assert "not repeated" in refused(graph(plain(), inputs), feed)
 
 
 def test_computed_shapes_of_a_dynamic_export():
@@ -365,35 +395,30 @@ def test_an_older_model_is_raised_only_where_that_is_accepted():
     text = graph(plain("a = MatMul (q, t) s = Mul (a, c)"), weights="float c = {0.5}", opset=17)
     model = from_text(text)
     result = held(model, Fuse(rules=("attention",)), FEEDS, error=0)
-    assert any("fuse{opset=23}" in reason for reason in reasons(result, "attention")) and len(ops(model)) == 5
+    assert any("fuse{opset=23}" in reason for reason in reasons(result, "attention")) and "Softmax" in ops(model)
     held(model, PASS, FEEDS, growth=1.0)
     assert ops(model) == ["Attention"] and model.opset_imports[""] == 23
 
 
 def test_in_a_branch_with_outer_values():
-    body = f"""y = If (flag) <then_branch = yes () => (float[A,C,D,E] r) {{
-        {plain("a = MatMul (q, t) s = Mul (a, c)").replace("y =", "r =")} }},
-      else_branch = no () => (float[F,G,H,I] z) {{ z = Mul (v, c) }}>"""
-    text = graph(body, f"{QKV}, bool flag", "float c = {0.5}")
-    model = lower(onnx.parser.parse_model(text))
-    feeds = [{**FEEDS, "flag": np.array(flag)} for flag in (True, False)]
-    held(model, PASS, *feeds, growth=1.0)
-    (node,) = model.graph
-    assert [inner.op_type for inner in node.attributes["then_branch"].as_graph()] == ["Attention"]
+    inside = (
+        plain("a = MatMul (q, t) s = Mul (a, c)").replace("y =", "o =")
+        + " "
+        + MERGED.replace(" y = Reshape", " r = Reshape")
+    )
+    body = f"""y = If (flag) <then_branch = yes () => (float[A,C,D] r) {{ {inside} }},
+      else_branch = no () => (float[F,G,H] z) {{ z = Mul (v_flat, c) }}>"""
+    text = graph(body, f"{QKV}, bool flag", "float c = {0.5}, int64[3] merge_y = {0, 0, -1}")
+    model = lower(onnx.parser.parse_model(text.replace("[A,C,D,E] y", "[A,C,D] y")))
+    held(model, PASS, *({**FEEDS, "flag": np.array(flag)} for flag in (True, False)), growth=1.0)
+    branch = next(node for node in model.graph if node.op_type == "If").attributes["then_branch"].as_graph()
+    assert [inner.op_type for inner in branch] == ["Attention"]
 
 
-@pytest.mark.parametrize("low", [-3e4, float(np.finfo(np.float16).min)])
-def test_float16_is_close(low: float):
-    inputs = QKV.replace("float", "float16") + ", bool[B,1,Q,K] mask"
-    mask = seeded(2, 1, 5, 7, seed=3) > -1
-    feed = {**{name: array.astype(np.float16) for name, array in FEEDS.items()}, "mask": mask}
-    masked = plain(mask="f = Where (mask, zero, low) m = Add (s, f)", name="m")
-    model = from_text(graph(masked, inputs, kind="float16"), {"low": np.float16(low), "zero": np.float16(0)})
-    result = held(model, PASS, feed, error=2e-3, growth=1.0)
-    if low > -6e4:
-        assert ops(model) == ["Where", "Attention"]
-    else:
-        assert "lowest float16" in reasons(result)[0]
+def test_float16_is_slow():
+    inputs = QKV.replace("float", "float16")
+    feed = {name: array.astype(np.float16) for name, array in FEEDS.items()}
+    assert "FLOAT16" in refused(graph(plain(), inputs, kind="float16"), feed)
 
 
 def test_rotary_embeddings_take_heads_that_are_merged():
