@@ -298,7 +298,12 @@ def _complete(
     assert verifier is not None  # it verified
     runnable = report.verification.verdict in ("pass", "fail") or not report.verification.gate
     if runnable:
-        report.kernels = verifier.audit(model)
+        try:
+            report.kernels = verifier.audit(model)
+        except ModelError:
+            if report.verification.verdict != "fail":  # one that failed, and was kept all the same, need not load
+                raise
+            return
     if budget is not None and report.budget is None and runnable:
         report.budget = BudgetRecord.of(verifier.measure(model, budget))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from edge_tools import Edge, check, graph, hold, names, outputs, parse, same_numbers
 from helpers import seeded
@@ -15,6 +16,9 @@ from onnx import helper, numpy_helper
 
 from baker.errors import ModelError
 from baker.model.lower import lower
+from baker.pipeline.bake import Settings, run
+from baker.pipeline.pass_base import Change, Pass, PassContext, PassResult
+from baker.proof.numerics import Fidelity
 
 F, I = np.float32, np.int64  # noqa: E741
 ROWS = tuple({"x": seeded(n, 4, seed=n)} for n in (3, 1))
@@ -180,3 +184,22 @@ def test_what_is_refused(spoil, why: str):
     spoil(model)
     with pytest.raises(ModelError, match=why):
         lower(model)
+
+
+class Spoil(Pass):
+    """Make a model that ONNX Runtime 1.32 can't load: it has no Swish of its own for opset 25."""
+
+    name = "spoil"
+    fidelity = Fidelity.EXACT
+
+    def run(self, model: ir.Model, context: PassContext) -> PassResult:
+        for node in model.graph:
+            node.op_type = "Swish"
+        model.opset_imports[""] = 25
+        return PassResult(model, [Change("spoil", "y", "spoiled")])
+
+
+def test_a_result_that_does_not_load_can_be_kept_and_told():
+    _, report = run(graph("y = Sigmoid (x)", opset=25), [Spoil()], Settings(threads=1, on_fail="keep"))
+    assert report.verification.verdict == "fail"
+    assert "Could not find an implementation for Swish" in report.failures()[0]
