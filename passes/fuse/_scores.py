@@ -103,7 +103,7 @@ def _factor(node: ir.Node, source: ir.Value | None) -> float | None:
         return None
     other = node.inputs[1] if node.inputs[0] is source else node.inputs[0]
     number = scalar(other)
-    if number is None or other is None or other.shape is None or other.shape.rank() > 3:
+    if number is None or other is None or other.shape is None or other.shape.rank() > 4:
         return None
     if is_op(node, "Div"):
         return 1 / number if number else None
