@@ -23,12 +23,13 @@ from baker.model.graph import (
     replace_value,
 )
 from baker.passes.fold.analysis import Analysis, scopes
+from baker.passes.fold.contents import share_contents
 from baker.passes.fold.shapes import Element, dims_of
 from baker.pipeline.pass_base import Change, PassContext
 
 
 def simplify_targets(model: ir.Model, analysis: Analysis, context: PassContext) -> list[Change]:
-    """Removes a Reshape or Expand that changes nothing, and gives other Reshapes a constant target."""
+    """Removes a Reshape or Expand that changes nothing, gives other Reshapes a constant target, then shares targets."""
     changes: list[Change] = []
     for graph, opset in list(scopes(model)):
         for node in list(graph):
@@ -37,7 +38,7 @@ def simplify_targets(model: ir.Model, analysis: Analysis, context: PassContext) 
                 if change is not None:
                     changes.append(change)
                     context.did(model, change)
-    return changes
+    return changes or share_contents(model, analysis, context)
 
 
 def _simplify(node: ir.Node, analysis: Analysis, context: PassContext) -> Change | None:

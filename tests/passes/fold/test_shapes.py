@@ -129,6 +129,14 @@ def test_a_target_that_goes_through_flat_rows_and_back():
     assert [str(value.shape) for node in model.graph for value in node.outputs if node.op_type == "Add"] == ["[N,M,4]"]
 
 
+def test_the_same_dim_of_two_tensors_is_asked_for_once():
+    body = """s = Shape (x) a = Gather (s, zero) r = Relu (x) u = Shape (r) b = Gather (u, zero) c = Gather (u, two)
+              p = ConstantOfShape (a) q = ConstantOfShape (b) o = ConstantOfShape (c) y = Concat <axis = 0> (p, q, o)"""
+    model = from_text(graph(body, "float[N,4,M]", "float[A]", K))
+    held(model, Fold(), {"x": seeded(2, 4, 3)}, {"x": seeded(5, 4, 1)}, {"x": seeded(0, 4, 2)}, error=0)
+    assert ops(model).count("Gather") == 2 and ops(model).count("Shape") <= 2, "N and M are not the same"
+
+
 def test_dynamic_dims_stay_symbolic_at_many_sizes():
     body = """s = Shape (x) n = Gather (s, zero) t = Concat <axis = 0> (n, two, two, four) r = Reshape (x, t)
               p = Transpose <perm = [0, 2, 1, 3]> (r) u = Shape (p) m = Gather (u, zero)
