@@ -39,7 +39,8 @@ _Rule: TypeAlias = Callable[[ir.Node, Mapping[int, Elements]], Elements | None]
 MOST = 64
 """Elements; a longer vector is no shape."""
 _INTEGERS = {ir.DataType.INT64, ir.DataType.INT32}
-_LARGEST = 2**31 - 1  # beyond it int32 arithmetic would wrap; no dim is that long
+_LARGEST = 2**31 - 1  # beyond it int32 arithmetic would wrap
+_LARGEST_64 = 2**62
 
 
 def dims_of(value: ir.Value | None) -> Elements | None:
@@ -135,7 +136,8 @@ def _cast(node: ir.Node, inputs: Mapping[int, Elements]) -> Elements | None:
         return _each(lambda item: _truth(item), data)
     if data is None or to not in _INTEGERS:
         return None
-    return _each(_in_range, data)
+    largest = _largest(node)
+    return _each(lambda item: _in_range(item, largest), data)
 
 
 def _truth(item: Size) -> Element:
@@ -241,11 +243,11 @@ def _each(compute: Callable[[Size], Element], data: Elements) -> Elements:
 def _pairwise(compute: Callable[[Size, Size], Element]) -> _Rule:
     """Element-wise arithmetic on all inputs, from the left."""
 
-    def both(left: Elements, right: Elements) -> Elements:
+    def both(left: Elements, right: Elements, largest: int) -> Elements:
         left, right = np.broadcast_arrays(left, right)
         pairs = zip(left.reshape(-1).tolist(), right.reshape(-1).tolist(), strict=True)
         items = [
-            _in_range(compute(a, b)) if isinstance(a, int | Dim) and isinstance(b, int | Dim) else None
+            _in_range(compute(a, b), largest) if isinstance(a, int | Dim) and isinstance(b, int | Dim) else None
             for a, b in pairs
         ]
         return array_of(items).reshape(left.shape)
@@ -254,13 +256,18 @@ def _pairwise(compute: Callable[[Size, Size], Element]) -> _Rule:
         given = [one for index in range(len(node.inputs)) if (one := inputs.get(index)) is not None]
         if len(given) != len(node.inputs) or not given or len({one.size for one in given} - {1}) > 1:
             return None
-        return reduce(both, given)
+        largest = _largest(node)
+        return reduce(lambda left, right: both(left, right, largest), given)
 
     return rule
 
 
-def _in_range(item: Element) -> Element:
-    return None if isinstance(item, int) and abs(item) > _LARGEST else item
+def _largest(node: ir.Node) -> int:
+    return _LARGEST_64 if node.outputs[0].dtype == ir.DataType.INT64 else _LARGEST
+
+
+def _in_range(item: Element, largest: int) -> Element:
+    return None if isinstance(item, int) and abs(item) > largest else item
 
 
 def _divide(a: Size, b: Size) -> Element:

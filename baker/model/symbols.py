@@ -20,6 +20,7 @@ import onnx_ir as ir
 from baker.model.contents import MOST, Element, Elements, array_of, dims_of, elements_of, propagate
 from baker.model.dims import Dim, ExpressionDim, Size, replace, symbol, to_dim
 from baker.model.graph import constant_value, is_constant, standard_domain, subgraphs
+from baker.model.limits import check_size
 from baker.model.marks import INFERRED
 from baker.model.shape_rules import Dims, Known, Results, output_dims
 
@@ -199,6 +200,9 @@ class _Walk:
     def _write(self, value: ir.Value, sizes: Dims) -> None:
         solved = [self._solve(size) for size in sizes]
         shape = ir.Shape([to_dim(size) for size in solved if size is not None])
+        node = value.producer()
+        if node is not None and shape.is_static():
+            check_size(node, value.dtype or ir.DataType.FLOAT, shape.numpy())
         if value.is_graph_output():
             value.meta[INFERRED] = shape
             if value.graph is self.model.graph:

@@ -16,7 +16,7 @@ from baker.model.dims import evaluate, symbol
 from baker.model.lower import lower
 from baker.model.save import to_bytes
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from shape_coverage import Coverage, check, feeds_of, node_suite, random_suite, symbolic
 
 A, B = symbol("A"), symbol("B")
