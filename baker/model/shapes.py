@@ -15,7 +15,7 @@ from baker.model.graph import standard_domain
 from baker.model.limits import check_size
 from baker.model.marks import DECLARED, INFERRED
 from baker.model.mistrust import forget_wronged, hide_wronged
-from baker.model.symbols import invented, solve_symbols
+from baker.model.symbols import invented, solve_symbols, unsettled
 from baker.model.tensors import header_proto, to_proto
 
 KEPT_BYTES = 4096
@@ -156,7 +156,7 @@ def _is_complete(model: ir.Model) -> bool:
     outputs = set(model.graph.outputs)
     inner = (value for node in model.graph.all_nodes() for value in node.outputs if value.name and value not in outputs)
     return all(
-        value.shape is not None and value.type is not None and not any(invented(dim) for dim in value.shape)
+        value.shape is not None and value.type is not None and not any(unsettled(dim) for dim in value.shape)
         for value in inner
     )
 

@@ -42,6 +42,13 @@ def invented(dim: int | ir.SymbolicDim) -> bool:
     return not isinstance(dim, int) and (dim.value is None or _INVENTED.match(dim.value) is not None)
 
 
+def unsettled(dim: int | ir.SymbolicDim) -> bool:
+    """True for a dim that depends on a name that inference made up: once a constant is known, it may be known, too."""
+    if isinstance(dim, ExpressionDim):
+        return any(_INVENTED.match(name) for name in dim.size.symbols())
+    return invented(dim)
+
+
 class _Walk:
     """One walk.
 

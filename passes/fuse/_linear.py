@@ -187,7 +187,8 @@ def new_bias(node: ir.Node, affine: Affine) -> Array | None:
         if old.size != 1 and not (old.size == size and old.shape[-1:] == (size,)):
             return None
         old = old.reshape(-1) * float(attribute(node, "beta", 1.0))
-    return np.array(np.broadcast_to(old * affine.scale + affine.shift, (size,)))
+    with np.errstate(invalid="ignore"):  # what is not finite is refused where it is to be stored
+        return np.array(np.broadcast_to(old * affine.scale + affine.shift, (size,)))
 
 
 def file_growth(node: ir.Node, affine: Affine, others: list[tuple[ir.Value | None, ir.Node]]) -> int:

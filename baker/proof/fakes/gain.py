@@ -48,7 +48,8 @@ class Gain:
         if reference.shape != candidate.shape or reference.dtype != np.float32 or not is_float(candidate):
             return
         wide = reference.astype(np.float64).ravel()
-        error = candidate.astype(np.float64).ravel() - wide
+        with np.errstate(invalid="ignore"):  # infinities are for others to judge
+            error = candidate.astype(np.float64).ravel() - wide
         energy = float(wide @ wide)
         if not energy or not (np.isfinite(error).all() and np.isfinite(energy)):
             return
