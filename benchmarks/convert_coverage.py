@@ -16,14 +16,15 @@ import logging
 import multiprocessing
 import os
 import re
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx import numpy_helper, version_converter
@@ -34,6 +35,9 @@ from baker.model.lower import lower
 from baker.model.save import to_bytes
 from baker.passes.convert import to_opset
 from baker.runtime.session import session
+
+sys.path.append(str(Path(__file__).parent.parent / "tests"))
+from helpers import same
 
 RANDOM = ("bernoulli", "dropout", "random", "multinomial")
 OUTCOMES = ("right", "refused", "can't run", "wrong", "crash")
@@ -104,20 +108,6 @@ def opset_of(model: onnx.ModelProto) -> int:
     return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
 
 
-def same(found: Any, expected: Any) -> bool:
-    """Equal; floats within the rounding of their type, for other kernels may run."""
-    if isinstance(expected, (list, tuple)):
-        return isinstance(found, (list, tuple)) and len(found) == len(expected) and all(map(same, found, expected))
-    if not isinstance(expected, np.ndarray):
-        return bool(found == expected)
-    if (found.dtype, found.shape) != (expected.dtype, expected.shape):
-        return False
-    if expected.dtype.kind != "f":
-        return bool(np.array_equal(found, expected))
-    step = 32 * float(np.finfo(expected.dtype).eps)
-    return bool(np.allclose(found, expected, rtol=step, atol=step, equal_nan=True))
-
-
 def outcome(tool: str, case: Case, opset: int, expected: list[Any]) -> tuple[str, str]:
     """One of `OUTCOMES`, and what is to be said of it."""
     try:
@@ -134,7 +124,7 @@ def outcome(tool: str, case: Case, opset: int, expected: list[Any]) -> tuple[str
     if found is None:
         return "can't run", ""
     pairs = zip(found, expected, case.outputs, strict=True)
-    return ("right" if all(same(one, was) or same(one, due) for one, was, due in pairs) else "wrong"), ""
+    return ("right" if all(same(one, was, 32) or same(one, due, 32) for one, was, due in pairs) else "wrong"), ""
 
 
 def _child(pipe: Any, tool: str, case: Case, targets: list[int]) -> None:

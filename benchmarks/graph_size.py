@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import select
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -33,6 +31,7 @@ from report import machine, markdown
 from soak_cases import Case, cases
 from soak_compare import Runner
 from soak_inputs import _values, drawn_feeds
+from worker import Worker
 
 HERE = Path(__file__).parent
 WRONG = 1e-4  # of the largest element of an output
@@ -174,13 +173,12 @@ class Peers:
     """A process that runs the peers one after the other, and is started anew when one of them kills or blocks it."""
 
     def __init__(self, python: str, seconds: float) -> None:
-        self.python, self.seconds = python, seconds
-        self.process: subprocess.Popen[str] | None = None
+        self.worker = Worker([python, str(HERE / "graph_size_peers.py")], seconds)
 
     def run(self, name: str, case: Case, folder: Path, known: Sequence[Any]) -> Cell:
         """One peer on one model."""
         result = folder / f"{name.replace(' ', '_')}.onnx"
-        reply = self._ask(f"{name}\t{case.path}\t{result}")
+        reply = self.worker.ask(f"{name}\t{case.path}\t{result}")
         if "missing" in reply:
             return Cell(problem="missing", reason=reply["missing"])
         if "error" in reply or not result.exists():
@@ -188,29 +186,9 @@ class Peers:
         problem, reason = compared(known, result)
         return cell(result, case.path, problem=problem, reason=reason, seconds=reply["seconds"])
 
-    def _ask(self, request: str) -> dict[str, Any]:
-        if self.process is None:
-            command = [self.python, str(HERE / "graph_size_peers.py")]
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-            self.process = subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload]
-        process = self.process
-        assert process.stdin is not None
-        assert process.stdout is not None
-        print(request, file=process.stdin, flush=True)
-        ready, _, _ = select.select([process.stdout], [], [], self.seconds)
-        line = process.stdout.readline() if ready else ""
-        if line:
-            answer: dict[str, Any] = json.loads(line)
-            return answer
-        self.close()
-        return {"error": "it killed its process" if ready else f"no result after {self.seconds:g} s"}
-
     def close(self) -> None:
         """Ends the process."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
+        self.worker.close()
 
 
 def rows(chosen: Iterator[Case], peers: Peers) -> Iterator[Row]:

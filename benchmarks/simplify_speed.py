@@ -17,11 +17,9 @@ tests/long_graphs.py.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import resource
-import select
 import statistics
 import subprocess
 import sys
@@ -37,6 +35,7 @@ import numpy as np
 from graph_size import ORDER
 from report import interval, machine, markdown
 from soak_cases import Case, cases
+from worker import Worker
 
 HERE = Path(__file__).parent
 PEERS = ("onnxslim", "onnxsim")
@@ -55,12 +54,12 @@ class Tool:
     def __init__(self, name: str, python: str, *, command: bool) -> None:
         self.name, self.python, self.command = name, python, command
         self.problem = ""
-        self.process: subprocess.Popen[str] | None = None
+        self.worker = Worker([python, str(HERE / "simplify_speed_worker.py"), name], LIMIT)
 
     def __call__(self, source: Path, result: Path) -> dict[str, Any]:
         """Seconds (``wall``, ``cpu``), or ``missing`` or ``error``."""
         result.unlink(missing_ok=True)
-        found = self._run(source, result) if self.command else self._ask(f"{source}\t{result}")
+        found = self._run(source, result) if self.command else self.worker.ask(f"{source}\t{result}")
         if "wall" in found and not result.exists():
             return {"error": "it wrote nothing"}
         return found
@@ -75,29 +74,9 @@ class Tool:
             return {"missing" if "No module named" in lines[-1] else "error": lines[-1][:200]}
         return {"wall": wall, "cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime}
 
-    def _ask(self, request: str) -> dict[str, Any]:
-        if self.process is None:
-            command = [self.python, str(HERE / "simplify_speed_worker.py"), self.name]
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-            self.process = subprocess.Popen(command, text=True, **pipes)  # type: ignore[call-overload]
-        process = self.process
-        assert process.stdin is not None
-        assert process.stdout is not None
-        print(request, file=process.stdin, flush=True)
-        ready, _, _ = select.select([process.stdout], [], [], LIMIT)
-        line = process.stdout.readline() if ready else ""
-        if line:
-            answer: dict[str, Any] = json.loads(line)
-            return answer
-        self.close()
-        return {"error": "it killed its process" if ready else f"no result after {LIMIT} s"}
-
     def close(self) -> None:
         """Ends the process."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
+        self.worker.close()
 
 
 @dataclass

@@ -56,3 +56,18 @@ def histogram(model: ir.Model) -> dict[str, int]:
 def peak(arrays: Mapping[str, np.ndarray]) -> float:
     """The largest magnitude among outputs."""
     return max(float(np.abs(array).max()) for array in arrays.values())
+
+
+def same(found: Any, expected: Any, steps: int) -> bool:
+    """Equal tensors and sequences of them; floats within so many roundings of their type, for other kernels may run."""
+    if isinstance(expected, (list, tuple)):
+        alike = isinstance(found, (list, tuple)) and len(found) == len(expected)
+        return alike and all(same(one, other, steps) for one, other in zip(found, expected, strict=True))
+    if not isinstance(expected, np.ndarray):
+        return bool(found == expected)
+    if (found.dtype, found.shape) != (expected.dtype, expected.shape):
+        return False
+    if expected.dtype.kind != "f":
+        return bool(np.array_equal(found, expected))
+    bound = steps * float(np.finfo(expected.dtype).eps)
+    return bool(np.allclose(found, expected, rtol=bound, atol=bound, equal_nan=True))

@@ -9,9 +9,9 @@ import functools
 import re
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
+from helpers import same
 from onnx.backend.test.case.node import collect_testcases
 
 from baker.errors import ModelError
@@ -51,20 +51,6 @@ def opset_of(model: onnx.ModelProto) -> int:
     return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
 
 
-def same(found: Any, expected: Any) -> bool:
-    """Equal tensors; floats within the rounding of their type, for other kernels may run."""
-    if isinstance(expected, (list, tuple)):
-        return len(found) == len(expected) and all(map(same, found, expected))
-    if not isinstance(expected, np.ndarray):
-        return bool(found == expected)
-    if (found.dtype, found.shape) != (expected.dtype, expected.shape):
-        return False
-    if expected.dtype.kind != "f":
-        return bool(np.array_equal(found, expected))
-    step = 32 * float(np.finfo(expected.dtype).eps)
-    return bool(np.allclose(found, expected, rtol=step, atol=step, equal_nan=True))
-
-
 def converted(model: Any, *targets: int) -> bytes | None:
     """The model after a conversion to each target in turn, None where it is refused in the way it should be."""
     lowered = lower(model)
@@ -89,7 +75,7 @@ def test_the_same_numbers(target, least):
             continue
         found = run(result, feed)
         done += found is not None
-        if found is not None and not same(found, expected):
+        if found is not None and not same(found, expected, 32):
             wrong.append(name)
     assert not wrong
     assert done >= least
@@ -105,7 +91,7 @@ def test_there_and_back(distance):
         if result is not None:
             done += 1
             found = run(result, feed)
-            if found is None or not same(found, expected):
+            if found is None or not same(found, expected, 32):
                 wrong.append(f"{name}: {old} -> {between} -> {old}")
     assert not wrong
     assert done >= 25

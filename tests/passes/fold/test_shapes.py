@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import from_text, ops, seeded
+from helpers import bake, from_text, ops, seeded
 from rewrite_tools import held
 
 from baker.model.graph import constant_value
@@ -151,3 +151,13 @@ def test_a_size_that_is_data_is_not_guessed():
     model = from_text(graph("a = NonZero (x) s = Shape (a) y = Gather (s, one)", "float[N,4]", "int64[A]", K))
     held(model, Fold(), {"x": seeded(2, 4)}, {"x": np.zeros((2, 4), np.float32)}, error=0)
     assert ops(model)[:2] == ["NonZero", "Shape"]
+
+
+def test_what_a_folded_constant_tells_of_the_sizes_behind_it_is_seen_at_once():
+    text = """<ir_version: 10, opset_import: ["" : 17]> g (float[13] x) => (float[14] y) {
+        f = Constant <value = float[2] {0.0, 1.0}> () pads = Cast <to = 7> (f) k = Constant <value = float[0] {}> ()
+        p = Pad (k, pads) c = Concat <axis = 0> (x, p) r = Floor (c)
+        s = Constant <value = int64[1] {-14}> () e = Constant <value = int64[1] {14}> ()
+        t = Slice (r, s, e) y = Exp (t) }"""
+    simplified, _ = bake(from_text(text), "@simplify")
+    assert ops(simplified) == ["Concat", "Floor", "Exp"]
