@@ -24,8 +24,8 @@ class Cleanup(Pass):
     """Remove nodes and initializers that nobody reads, functions that nobody calls, opset imports that nobody uses.
 
     Shapes: any. Graph inputs and outputs, metadata and doc strings stay as they are, also an input that nobody reads,
-    and so does an initializer that is a graph input: it is part of the signature. The doc strings of nodes, where
-    exporters put stack traces, go on demand alone: ``cleanup{doc_strings=drop}``.
+    and so does an initializer that is a graph input: it is part of the signature. The doc strings and the metadata of
+    nodes, where exporters put stack traces, go on demand alone: ``cleanup{doc_strings=drop,node_metadata=drop}``.
 
     Formula: none; what is removed is not connected with any output.
 
@@ -41,12 +41,15 @@ class Cleanup(Pass):
     settles = True
 
     doc_strings: Literal["keep", "drop"] = "keep"  # what becomes of the doc strings of nodes; all others stay
+    node_metadata: Literal["keep", "drop"] = "keep"  # what becomes of the metadata of nodes and of what they compute
 
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """Removes everything that is dead."""
         changes = [*remove_dead(model, context), *_functions(model, context), *_opset_imports(model, context)]
         if self.doc_strings == "drop":
             changes += _doc_strings(model, context)
+        if self.node_metadata == "drop":
+            changes += _node_metadata(model, context)
         return PassResult(model, changes)
 
 
@@ -58,6 +61,21 @@ def _doc_strings(model: ir.Model, context: PassContext) -> list[Change]:
     for node in told:
         node.doc_string = None
     change = Change("doc-strings", label(told[0]), f"doc strings of {len(told)} nodes removed: {size:,} bytes")
+    context.did(model, change)
+    return [change]
+
+
+def _node_metadata(model: ir.Model, context: PassContext) -> list[Change]:
+    outputs = {value for graph in graphs(model) for value in graph.outputs}  # these are part of the interface
+    parts = [(node, [node, *(v for v in node.outputs if v not in outputs)]) for node in all_nodes(model)]
+    told = [(node, part) for node, both in parts for part in both if part.metadata_props]
+    if not told or not context.admits("node-metadata", label(told[0][0])):
+        return []
+    size = sum(len(f"{key}{text}".encode()) for _, part in told for key, text in part.metadata_props.items())
+    for _, part in told:
+        part.metadata_props.clear()
+    count = len({node for node, _ in told})
+    change = Change("node-metadata", label(told[0][0]), f"metadata of {count} nodes removed: {size:,} bytes")
     context.did(model, change)
     return [change]
 

@@ -93,3 +93,19 @@ def test_doc_strings_of_nodes_go_on_demand_alone():
     assert [change.what for change in result.changes] == ["doc strings of 4 nodes removed: 124 bytes"]
     assert not any(node.doc_string for node in model.graph.all_nodes())
     assert (model.doc_string, model.graph.doc_string) == ("a model", "a graph")
+
+
+def test_metadata_of_nodes_goes_on_demand_alone():
+    model = from_text(
+        '<ir_version: 10, opset_import: ["": 17]> g (float[N,4] x) => (float[N,4] y) { a = Abs (x) y = Exp (a) }'
+    )
+    model.metadata_props["author"] = "somebody"
+    model.graph[0].metadata_props["trace"] = "net.py"
+    model.graph[0].outputs[0].metadata_props["trace"] = "net.py"
+    model.graph[1].outputs[0].metadata_props["kept"] = "yes"
+    assert not Cleanup()(model).changes
+    result = held(model, Cleanup(node_metadata="drop"), X, error=0)
+    assert [change.what for change in result.changes] == ["metadata of 1 nodes removed: 22 bytes"]
+    assert not model.graph[0].metadata_props
+    assert not model.graph[0].outputs[0].metadata_props
+    assert (model.metadata_props["author"], model.graph.outputs[0].metadata_props["kept"]) == ("somebody", "yes")
