@@ -67,13 +67,17 @@ def _doc_strings(model: ir.Model, context: PassContext) -> list[Change]:
 
 def _node_metadata(model: ir.Model, context: PassContext) -> list[Change]:
     outputs = {value for graph in graphs(model) for value in graph.outputs}  # these are part of the interface
-    parts = [(node, [node, *(v for v in node.outputs if v not in outputs)]) for node in all_nodes(model)]
-    told = [(node, part) for node, both in parts for part in both if part.metadata_props]
+    told = [
+        (node, props)
+        for node in all_nodes(model)
+        for props in (node.metadata_props, *(v.metadata_props for v in node.outputs if v not in outputs))
+        if props
+    ]
     if not told or not context.admits("node-metadata", label(told[0][0])):
         return []
-    size = sum(len(f"{key}{text}".encode()) for _, part in told for key, text in part.metadata_props.items())
-    for _, part in told:
-        part.metadata_props.clear()
+    size = sum(len(f"{key}{text}".encode()) for _, props in told for key, text in props.items())
+    for _, props in told:
+        props.clear()
     count = len({node for node, _ in told})
     change = Change("node-metadata", label(told[0][0]), f"metadata of {count} nodes removed: {size:,} bytes")
     context.did(model, change)
