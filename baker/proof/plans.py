@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from baker.errors import ModelError
+from baker.model.dims import Dim, ExpressionDim, evaluate
 from baker.model.graph import Array
 from baker.proof.draws import SAFE_RANGE, Kind, floats, integers
 from baker.proof.hints import InputHint, hint_for, thresholds
@@ -51,6 +52,7 @@ class Maker:
         self.seed = seed
         self.inputs = [_describe(value) for value in required_inputs(model)]
         self.bends = thresholds(model)
+        self.inner = _inner_sizes(model)
         self.symbols = list(dict.fromkeys(dim for item in self.inputs for dim in item.dims if isinstance(dim, str)))
         first = {item.dims[0] for item in self.inputs if item.dims}
         self.batch = [symbol for symbol in self.symbols if symbol in first]
@@ -71,6 +73,10 @@ class Maker:
     def fits(self, plan: Plan) -> bool:
         """False where an input would become too large to be tried."""
         return all(math.prod(_shape(item, plan)) <= MAX_ELEMENTS for item in self.inputs)
+
+    def empties(self, plan: Plan) -> bool:
+        """True where a dim inside the model is 0 at these sizes, or less: a picture smaller than a window over it."""
+        return any((found := evaluate(size, plan.sizes)) is not None and found <= 0 for size in self.inner)
 
     def feed(self, index: int, plan: Plan, kind: Kind, *, style: int = SAFE_RANGE) -> Feed:
         """Makes feed number ``index``; ``style`` picks one of `draws.RANGES` for integers without a visible table."""
@@ -99,8 +105,14 @@ def _describe(value: ir.Value) -> _Input:
     dtype = value.type.dtype
     if dtype != ir.DataType.STRING and dtype.numpy().kind not in "fiub":
         raise ModelError(f"input '{name}' is {dtype.name.lower()}. Give real inputs through --calib.")
-    named = (f"{name}[{axis}]" if dim is None else dim for axis, dim in enumerate(dims))
+    named = (f"{name}.shape[{axis}]" if dim is None else dim for axis, dim in enumerate(dims))
     return _Input(name, dtype, tuple(named), hint_for(value))
+
+
+def _inner_sizes(model: ir.Model) -> list[Dim]:
+    """Sizes inside the main graph that are computed from those of the inputs, each once."""
+    shapes = (value.shape or () for node in model.graph for value in node.outputs)
+    return list({dim.size: None for shape in shapes for dim in shape if isinstance(dim, ExpressionDim)})
 
 
 def _is_scalar(item: _Input) -> bool:

@@ -49,12 +49,12 @@ class Search:
         self.problem = ""
         self.exhausted: ResourceError | None = None
         self.finite = True  # what the last feed that ran gave
-        self.some_empty = False  # inputs may leave some outputs empty
+        self.some_empty = False  # inputs may leave some tensors empty, but not all outputs
 
     def plans(self) -> list[Plan]:
         """Returns plans that run, for each way to pin inputs and with second sizes; empty where none runs.
 
-        Positive inputs are tried where no others run, and then inputs that leave some outputs empty.
+        Positive inputs are tried where no others run, and then inputs that leave some tensors empty.
         """
         for self.some_empty, positive in ((False, False), (False, True), (True, False), (True, True)):
             families = self._families(positive)
@@ -69,7 +69,7 @@ class Search:
         return [self._variants(base) for base in bases if base is not None]
 
     def _first(self, start: Plan, tries: int) -> Plan | None:
-        fitting = (plan for plan in (replace(start, sizes=sizes) for sizes in self._sizes()) if self.maker.fits(plan))
+        fitting = (plan for plan in (replace(start, sizes=sizes) for sizes in self._sizes()) if self._fits(plan))
         return next((plan for plan in itertools.islice(fitting, tries) if self._runs(plan)), None)
 
     def _variants(self, base: Plan) -> list[Plan]:
@@ -105,11 +105,15 @@ class Search:
             work = multiplications(self.model, self.maker.feed(0, base, "zeros"))
             self.work = work / max(1, self.maker.elements(base))
         for plan in (base.resized(symbols, size) for size in sizes):
-            if plan == base or not self.maker.fits(plan):
+            if plan == base or not self._fits(plan):
                 continue
             if self.work * self.maker.elements(plan) <= MAX_WORK and self._runs(plan):
                 return plan
         return None
+
+    def _fits(self, plan: Plan) -> bool:
+        """Not too large, and not so small that a tensor inside is empty: that shows little, and ends some kernels."""
+        return self.maker.fits(plan) and (self.some_empty or not self.maker.empties(plan))
 
     def _runs(self, plan: Plan) -> bool:
         self.elements -= self.maker.elements(plan)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from helpers import from_text, outputs, seeded
 
+from baker.model.lower import lower
 from baker.proof import plans, search
 from baker.proof.hints import hint_for, thresholds
 from baker.proof.synthetic import synthesize, synthetic_feeds
@@ -194,3 +196,18 @@ def test_inputs_that_give_no_number_are_avoided():
     )
     for feed in synthetic_feeds(model):
         assert np.isfinite(outputs(model, feed)["y"]).all()
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_sizes_leave_no_tensor_inside_empty(named: bool):
+    """ONNX Runtime's InstanceNormalization ends the process where an AveragePool hands it an empty tensor."""
+    text = """net (float[N, 3, W] x) => (float y) {
+        a = AveragePool <kernel_shape = [3]> (x) b = InstanceNormalization (a, one, one)
+        y = ReduceSum <keepdims = 0> (b) }"""
+    proto = onnx.parser.parse_model(HEAD + text)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(3, np.float32), "one"))
+    if not named:
+        proto.graph.input[0].type.tensor_type.shape.dim[2].ClearField("dim_param")
+    sizes = {feed["x"].shape[2] for feed in synthetic_feeds(lower(proto))}
+    assert len(sizes) > 1
+    assert min(sizes) >= 3

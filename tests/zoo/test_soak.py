@@ -11,7 +11,7 @@ import pytest
 pytestmark = pytest.mark.zoo
 
 SOAK = Path(__file__).parents[2] / "benchmarks" / "soak.py"
-LEAST = {"node": 1500, "pytorch": 110, "zoo": 15, "random": 165}  # models that ONNX Runtime itself runs
+LEAST = {"node": 1500, "pytorch": 110, "zoo": 15, "random": 190}  # models that ONNX Runtime itself runs
 
 
 @pytest.mark.parametrize(
@@ -20,8 +20,6 @@ LEAST = {"node": 1500, "pytorch": 110, "zoo": 15, "random": 165}  # models that 
 )
 def test_nothing_crashes_fails_or_differs(suite: str, pipeline: str):
     command = [sys.executable, "-W", "ignore", str(SOAK), "--suite", suite, "-p", pipeline, "--seconds", "600"]
-    # ONNX Runtime 1.32 itself dies of the original with seed 29, for sizes other than the drawn ones.
-    command += ["--first", "30", "--count", "170"] if suite == "random" else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     header, _, row = done.stdout.splitlines()[-3:]
