@@ -101,13 +101,18 @@ def applicable(model: ir.Model, rules: Sequence[R]) -> Iterator[tuple[R, ir.Node
     for graph in graphs(model) if rules else ():
         for node in graph:
             for rule in by_anchor.get((standard_domain(node.domain), node.op_type), ()):
-                try:
-                    match = rule.match(node)
-                    fits = match is not None and rule.check(match) is None
-                except UnknownAttribute:
-                    continue
-                if fits:
+                match, reason = _look(rule, node)
+                if match is not None and reason is None:
                     yield rule, node
+
+
+def _look(rule: Rewrite, node: ir.Node) -> tuple[Match | None, str | None]:
+    """What a rule finds at a node, and why it leaves it alone."""
+    try:
+        match = rule.match(node)
+        return match, None if match is None else rule.check(match)
+    except UnknownAttribute as error:  # no rule need ask for itself: it can't be sure, so it declines
+        return None, str(error)
 
 
 def _by_anchor(rules: Sequence[R]) -> dict[tuple[str, str], list[R]]:
@@ -137,11 +142,7 @@ class _Sweep:
                             self.rewrite(rule, node)
 
     def rewrite(self, rule: Rewrite, node: ir.Node) -> None:
-        try:
-            match = rule.match(node)
-            reason = None if match is None else rule.check(match)
-        except UnknownAttribute as error:  # no rule need ask for itself: it can't be sure, so it declines
-            match, reason = None, str(error)
+        match, reason = _look(rule, node)
         if reason is not None:
             self.declined[Declined(label(node), reason, rule.name)] = None
         if match is None or reason is not None or not self.context.admits(rule.name, label(node)):

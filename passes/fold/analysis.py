@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
+from baker.model.contents import Elements, elements_of, integers, propagate
 from baker.model.graph import Array, constant_tensor, constant_value, is_constant, is_op, label, subgraphs, usages
 from baker.passes.fold.evaluate import EvaluationError, Known, evaluate, may_evaluate
-from baker.passes.fold.shapes import Elements, elements_of, integers, propagate
 from baker.pipeline.pass_base import Declined
 
 _SMALL = 1 << 10  # bytes of a tensor that may be a shape

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from baker.model.contents import integers
 from baker.model.graph import can_replace, label, remove_if_dead, replace_value
 from baker.passes.fold.analysis import Analysis, scopes
-from baker.passes.fold.shapes import integers
 from baker.pipeline.pass_base import Change, PassContext
 
 

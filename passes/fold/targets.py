@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from baker.model.contents import Element, dims_of
 from baker.model.graph import (
     attribute,
     can_replace,
@@ -24,7 +25,6 @@ from baker.model.graph import (
 )
 from baker.passes.fold.analysis import Analysis, scopes
 from baker.passes.fold.contents import share_contents
-from baker.passes.fold.shapes import Element, dims_of
 from baker.pipeline.pass_base import Change, PassContext
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from baker.model.contents import Elements, propagate
 from baker.model.graph import attribute, constant_value, is_constant, is_op, standard_domain, subgraphs
-from baker.passes.fold.shapes import Elements, propagate
 from baker.passes.fuse._dim_rules import Site, output_dims
 from baker.passes.fuse._dims import Dim, Dims, Size, as_dim, number
 
