@@ -11,17 +11,30 @@ add_library(baker_kernels STATIC
   ${TERNARY}/weights.cc
   ${TERNARY}/run.cc
   ${TERNARY}/dispatch.cc
-  ${TERNARY}/scalar.cc)
+  ${TERNARY}/scalar.cc
+  ${TERNARY}/scalar_rows.cc)
 target_link_libraries(baker_kernels PRIVATE baker_flags)
 target_include_directories(baker_kernels PUBLIC csrc)
 
+set(AVX2 -mavx2 -mfma)
+set(AVX512_VNNI -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")  # GCC before 13 warns about its own AVX-512 header (GCC bug 105593)
+  list(APPEND AVX512_VNNI -Wno-maybe-uninitialized)
+endif()
+
+# isa_sources(FLAGS_VARIABLE FILE...): files of this folder that one instruction set's flags go to.
+function(isa_sources FLAGS)
+  list(TRANSFORM ARGN PREPEND ${TERNARY}/)
+  target_sources(baker_kernels PRIVATE ${ARGN})
+  set_source_files_properties(${ARGN} PROPERTIES COMPILE_OPTIONS "${${FLAGS}}")
+endfunction()
+
 if(BAKER_X86_64)
-  target_sources(baker_kernels PRIVATE ${TERNARY}/x86_avx2.cc ${TERNARY}/x86_avx512vnni.cc)
-  set_source_files_properties(${TERNARY}/x86_avx2.cc PROPERTIES COMPILE_OPTIONS "-mavx2;-mfma")
-  # GCC before 13 warns about its own AVX-512 header (GCC bug 105593).
-  set_source_files_properties(${TERNARY}/x86_avx512vnni.cc PROPERTIES COMPILE_OPTIONS
-    "-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mavx512vnni;-mfma;$<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>")
+  isa_sources(AVX2 x86_avx2.cc x86_avx2_rows.cc)
+  isa_sources(AVX512_VNNI x86_avx512vnni.cc x86_avx512_rows.cc)
 elseif(BAKER_AARCH64)
-  target_sources(baker_kernels PRIVATE ${TERNARY}/arm_neon.cc ${TERNARY}/arm_dotprod.cc)
-  set_source_files_properties(${TERNARY}/arm_dotprod.cc PROPERTIES COMPILE_OPTIONS "-march=armv8.2-a+dotprod")
+  set(NEON "")
+  set(NEON_DOTPROD -march=armv8.2-a+dotprod)
+  isa_sources(NEON arm_neon.cc arm_rows.cc)
+  isa_sources(NEON_DOTPROD arm_dotprod.cc)
 endif()

@@ -40,6 +40,6 @@ struct Sdot {
 
 }  // namespace
 
-const Variant kNeonDotprod = {"neondotprod", quantize, multiply<Sdot>};
+const Products kNeonDotprodProducts = {multiply<Sdot>};
 
 }  // namespace baker::ternary

@@ -59,6 +59,6 @@ struct Smlal {
 
 }  // namespace
 
-const Variant kNeon = {"neon", quantize, multiply<Smlal>};
+const Products kNeonProducts = {multiply<Smlal>};
 
 }  // namespace baker::ternary

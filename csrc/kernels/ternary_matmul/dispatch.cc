@@ -9,23 +9,24 @@ namespace baker::ternary {
 namespace {
 
 struct Entry {
-  const Variant* variant;
+  Variant variant;
   bool runs_here;
 };
 
 // Best first.
-std::vector<Entry> entries() {
+const std::vector<Entry>& entries() {
   const CpuFeatures& cpu = cpu_features();
-  return {
+  static const std::vector<Entry> all = {
 #if defined(__x86_64__)
-      {&kAvx512Vnni, cpu.avx512_vnni},
-      {&kAvx2, cpu.avx2},
+      {{"avx512vnni", kAvx512Rows, kAvx512VnniProducts}, cpu.avx512_vnni},
+      {{"avx2", kAvx2Rows, kAvx2Products}, cpu.avx2},
 #elif defined(__aarch64__)
-      {&kNeonDotprod, cpu.neon_dotprod},
-      {&kNeon, cpu.neon},
+      {{"neondotprod", kNeonRows, kNeonDotprodProducts}, cpu.neon_dotprod},
+      {{"neon", kNeonRows, kNeonProducts}, cpu.neon},
 #endif
-      {&kScalar, true},
+      {{"scalar", kScalarRows, kScalarProducts}, true},
   };
+  return all;
 }
 
 }  // namespace
@@ -33,14 +34,14 @@ std::vector<Entry> entries() {
 std::vector<const Variant*> available_variants() {
   std::vector<const Variant*> found;
   for (const Entry& entry : entries()) {
-    if (entry.runs_here) found.push_back(entry.variant);
+    if (entry.runs_here) found.push_back(&entry.variant);
   }
   return found;
 }
 
 std::vector<std::string> compiled_isas() {
   std::vector<std::string> names;
-  for (const Entry& entry : entries()) names.emplace_back(entry.variant->isa);
+  for (const Entry& entry : entries()) names.emplace_back(entry.variant.isa);
   return names;
 }
 

@@ -56,14 +56,16 @@ struct Job {
 
   void quantize(std::int64_t tile) const noexcept {
     const std::int64_t row = tile * kTileRows;
-    variant.quantize({weights.cut(), x + row * weights.cut().k, rows(tile), tile_q(tile), tile_sums(tile), step + row});
+    variant.rows.quantize(
+        {weights.cut(), x + row * weights.cut().k, rows(tile), tile_q(tile), tile_sums(tile), step + row});
   }
 
   void multiply(std::int64_t panel, std::int64_t tile) const noexcept {
     const std::int64_t row = tile * kTileRows, channel = panel * p64::kPanelChannels, n = weights.n();
     const auto channels = static_cast<int>(std::min<std::int64_t>(p64::kPanelChannels, n - channel));
-    variant.multiply({weights.cut(), weights.panel(panel), weights.scale(panel), weights.bias(panel), tile_q(tile),
-                      tile_sums(tile), step + row, rows(tile), channels, y + row * n + channel, n});
+    variant.products.multiply({weights.cut(), weights.panel(panel), weights.scale(panel), weights.bias(panel),
+                               tile_q(tile), tile_sums(tile), step + row, rows(tile), channels, y + row * n + channel,
+                               n});
   }
 
   void multiply_piece(std::int64_t piece) const noexcept {

@@ -1,4 +1,4 @@
-// What one instruction set implements: two functions over raw memory. No STL here: this header is compiled with ISA
+// What one instruction set implements: functions over raw memory. No STL here: this header is compiled with ISA
 // flags.
 //
 // The arithmetic, which every variant repeats to the bit (scalar.cc is its definition):
@@ -54,20 +54,32 @@ struct MultiplyTask {
   std::int64_t y_stride;
 };
 
-struct Variant {
-  const char* isa;
+// What is done to rows of activations before the product.
+struct Rows {
   void (*quantize)(const QuantizeTask&);
+};
+
+// The products of a tile of rows with a panel of channels.
+struct Products {
   void (*multiply)(const MultiplyTask&);
 };
 
-// Each is compiled for its instruction set alone; only the first runs on any CPU.
-extern const Variant kScalar;
+// One name of BAKER_ISA; dispatch.cc puts these together. Each part is compiled for its instruction set alone; only
+// scalar runs on any CPU.
+struct Variant {
+  const char* isa;
+  Rows rows;
+  Products products;
+};
+
+extern const Rows kScalarRows;
+extern const Products kScalarProducts;
 #if defined(__x86_64__)
-extern const Variant kAvx2;
-extern const Variant kAvx512Vnni;
+extern const Rows kAvx2Rows, kAvx512Rows;
+extern const Products kAvx2Products, kAvx512VnniProducts;
 #elif defined(__aarch64__)
-extern const Variant kNeon;
-extern const Variant kNeonDotprod;
+extern const Rows kNeonRows;
+extern const Products kNeonProducts, kNeonDotprodProducts;
 #endif
 
 }  // namespace baker::ternary
