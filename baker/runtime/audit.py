@@ -87,11 +87,13 @@ def audit(model: onnx.ModelProto, weights: frozenset[str] = frozenset()) -> Kern
 
     A layer is a node named like one (Conv, MatMul, Gemm, Attention, LSTM, ... in any fused form) that reads a constant
     of two or more dimensions. MatMulNBits counts as ternary at 2 bits, else as integer at accuracy_level 4 (int8
-    activations), else as float: its weights are then expanded to float.
+    activations), else as float: its weights are then expanded to float. Layers that were merged into one node count
+    as so many.
     """
     uses = tuple(
         KernelUse(node.name or node.output[0], _qualified(node), _kernel(node))
         for node in _layers(model.graph, set(weights))
+        for _ in range(_count(node))
     )
     counts = {kind: sum(use.kernel == kind for use in uses) for kind in ("integer", "ternary", "float")}
     return KernelAudit(counts["integer"], counts["ternary"], counts["float"], uses)
@@ -122,6 +124,12 @@ def _kernel(node: onnx.NodeProto) -> KernelKind:
     if node.op_type.startswith("Ternary"):
         return "ternary"
     return "integer" if _INTEGER.search(node.op_type) else "float"
+
+
+def _count(node: onnx.NodeProto) -> int:
+    """How many layers a node is."""
+    splits = next((attribute.ints for attribute in node.attribute if attribute.name == "splits"), ())
+    return max(1, len(splits)) if _kernel(node) == "ternary" else 1
 
 
 def _n_bits_kernel(node: onnx.NodeProto) -> KernelKind:

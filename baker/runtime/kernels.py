@@ -51,6 +51,32 @@ def pack_codes(t: npt.NDArray[np.signedinteger]) -> U8:
     return packed
 
 
+def pack_trits(t: npt.NDArray[np.signedinteger]) -> U8:
+    """Packs ternary weights, five to a byte: digits of base 3, 1.6 bits a weight.
+
+    Args:
+        t: (N, K), any signed integer type, values -1, 0, +1.
+
+    Returns:
+        uint8 (N, ceil(K/5)): byte i of a row is the sum over j of (t[5i + j] + 1) * 3^j, at most 242; padding is 0.
+
+    Raises:
+        ValueError: t is not a matrix, or holds another value.
+    """
+    if t.ndim != 2:
+        raise ValueError(f"pack_trits: t has shape {t.shape}; it must be (N, K)")
+    if t.size and (t.min() < -1 or t.max() > 1):
+        raise ValueError(f"pack_trits: t holds {t.min()}..{t.max()}; only -1, 0 and 1 can be packed")
+    n, k = t.shape
+    digits = np.ones((n, -(-k // 5) * 5), np.uint8)
+    digits[:, :k] = t + 1
+    fives = digits.reshape(n, -1, 5)
+    packed: U8 = fives[..., 4]
+    for j in (3, 2, 1, 0):
+        packed = packed * np.uint8(3) + fives[..., j]
+    return packed
+
+
 def unpack_codes(codes: U8, k: int) -> I8:
     """The inverse of pack_codes: uint8 (N, ceil(K/4)) to int8 (N, K) in {-1, 0, +1}.
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import onnx_ir as ir
 
 from baker.errors import OptionError
-from baker.passes.ternary import plan
+from baker.passes.ternary import merge, plan
 from baker.passes.ternary.selection import Selection, Survey
 from baker.passes.ternary.weights import GROUP_STEP
 from baker.pipeline.pass_base import LossyPass, PassContext, PassResult
+
+_PER_BYTE = {2.0: 4, 1.6: 5}  # bits a weight takes -> weights a byte holds
 
 
 class Ternary(LossyPass):
@@ -42,8 +45,18 @@ class Ternary(LossyPass):
     group: int = 128
     """Weights along K that share a scale when weights are rounded, a multiple of 16 (ort: of 32); 0: one a channel."""
 
+    bits: float = 2.0
+    """Bits a weight takes in the file: 2, or 1.6 with kernel=baker; how it is held in memory is the kernel's choice."""
+
+    fuse: bool = False
+    """Take siblings, activations, RMS normalizations and residuals into ternary layers (with kernel=baker)."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.bits not in _PER_BYTE:
+            raise OptionError(f"bits must be 2 or 1.6, found {self.bits:g}")
+        if self.kernel == "ort" and self.bits != 2:
+            raise OptionError(f"bits={self.bits:g} needs kernel=baker: MatMulNBits stores 2 bits a weight")
         step = GROUP_STEP if self.kernel == "baker" else 2 * GROUP_STEP
         if self.group < 0 or self.group % step:
             raise OptionError(f"group must be 0 or a multiple of {step} with kernel={self.kernel}, found {self.group}")
@@ -54,5 +67,17 @@ class Ternary(LossyPass):
         selection = Selection(model, survey, self.kernel, self.effective_budget(context), context.verifier)
         selection.keep_lossless()
         selection.add_rounded(self.group)
-        changes = plan.carry_out(model, selection.plans, self.kernel, context)
+        changes = plan.carry_out(model, selection.plans, self.kernel, context, _PER_BYTE[self.bits])
+        if self.fuse and self.kernel == "baker":
+            more, refused = merge.take_in(model, self._reaches, context, self.effective_budget(context))
+            return PassResult(model, [*changes, *more], [*survey.declined, *refused], selection.warnings)
         return PassResult(model, changes, survey.declined, selection.warnings)
+
+    def _reaches(self, node: ir.Node) -> bool:
+        """True where the options let a ternary layer through, also by the name of the weight that it was made from."""
+        codes = node.inputs[1].name if len(node.inputs) > 1 and node.inputs[1] is not None else None
+        return self.selects(node, [(codes or "").partition(".ternary")[0]])
+
+    def described_rules(self) -> Mapping[str, type]:
+        """The fusions, by name."""
+        return merge.RULES if self.fuse else {}

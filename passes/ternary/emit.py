@@ -25,7 +25,7 @@ from baker.model.qparams import pack_int2
 from baker.passes.ternary.activation import Activation
 from baker.passes.ternary.linear import Linear
 from baker.passes.ternary.weights import TernaryWeight
-from baker.runtime.kernels import pack_codes
+from baker.runtime.kernels import pack_codes, pack_trits
 
 ORT_DOMAIN = "com.microsoft"
 
@@ -41,10 +41,12 @@ class Emitter:
 
     Args:
         kernel: ``baker`` or ``ort``.
+        per_byte: weights stored in a byte by ``baker``: 4, of two bits each, or 5, as digits of base 3.
     """
 
     model: ir.Model
     kernel: str
+    per_byte: int = 4
     _stored: dict[tuple[int, str, str, str, tuple[int, ...]], ir.Value] = field(default_factory=dict)
 
     def replace(self, layer: Linear, activation: Activation, weight: TernaryWeight, hint: str) -> ir.Node:
@@ -73,14 +75,16 @@ class Emitter:
     def _baker(
         self, before: ir.Node, activation: Activation, weight: TernaryWeight, layer: Linear, hint: str
     ) -> ir.Node:
+        pack = pack_codes if self.per_byte == 4 else pack_trits
         inputs = [
             activation.source,
-            self._store(before, f"{hint}.ternary", pack_codes(weight.codes)),
+            self._store(before, f"{hint}.ternary", pack(weight.codes)),
             self._store(before, f"{hint}.scale", weight.scale),
         ]
         if layer.bias is not None:
             inputs.append(self._bias(before, layer, layer.bias, hint))
-        attributes = {"K": weight.codes.shape[1], "group": weight.group}
+        packing = None if self.per_byte == 4 else self.per_byte
+        attributes = {"K": weight.codes.shape[1], "group": weight.group, "weights_per_byte": packing}
         return emit(before, "TernaryMatMul", inputs, attributes, domain=BAKER_DOMAIN, name=layer.node.name)
 
     def _ort(self, before: ir.Node, activation: Activation, weight: TernaryWeight, layer: Linear, hint: str) -> ir.Node:
@@ -116,6 +120,12 @@ class Emitter:
         for function in self.model.functions.values():
             if any(inner.domain == node.domain for inner in function.all_nodes()):
                 function.opset_imports.setdefault(node.domain, 1)
+
+
+def stored_bytes(weight: TernaryWeight, per_byte: int = 4) -> int:
+    """Bytes of codes, each row padded to a whole byte, and float32 scales."""
+    channels, depth = weight.codes.shape
+    return int(channels * -(-depth // per_byte) + 4 * weight.scale.size)
 
 
 def block_of(group: int) -> int:

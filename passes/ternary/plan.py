@@ -7,16 +7,18 @@ budget tries plans on clones.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from baker.model.graph import all_nodes, index_names, is_op, label
+from baker.model.graph import all_nodes, attribute, index_names, is_op, label
 from baker.model.operators import BAKER_DOMAIN
 from baker.passes.ternary import linear, weights
 from baker.passes.ternary.activation import resolve
-from baker.passes.ternary.emit import Emitter, block_of
+from baker.passes.ternary.auto import Lowering, lowering
+from baker.passes.ternary.emit import Emitter, stored_bytes
 from baker.passes.ternary.linear import Linear
+from baker.passes.ternary.rows import Use, Uses
 from baker.passes.ternary.subgraph import Evaluator
 from baker.passes.ternary.weights import TernaryWeight
 from baker.pipeline.pass_base import Change, Declined, LossyPass, PassContext
@@ -32,11 +34,13 @@ class Layer:
     Attributes:
         position: of its node among `all_nodes`.
         hint: name of the initializer that its weight is made of.
+        use: how many rows it multiplies, where that was asked for.
     """
 
     position: int
     hint: str
     linear: Linear
+    use: Use = Use()
 
     @property
     def name(self) -> str:
@@ -50,15 +54,23 @@ class Plan:
 
     Attributes:
         error: L2 norm of what rounding takes from the weight, relative to the weight; None where nothing is lost.
+        lowering: which operator it becomes.
     """
 
     layer: Layer
     weight: TernaryWeight
     error: float | None = None
+    lowering: Lowering = Lowering()
 
 
-def layers(model: ir.Model, evaluator: Evaluator, aim: LossyPass) -> Iterator[Layer | Declined]:
-    """The model's linear layers, or why one is none of `ternary`'s."""
+def layers(
+    model: ir.Model, evaluator: Evaluator, aim: LossyPass, uses: Uses | None = None
+) -> Iterator[Layer | Declined]:
+    """The model's linear layers, or why one is none of `ternary`'s.
+
+    Args:
+        uses: tells how many rows a layer has; None where nobody asks.
+    """
     for position, node in enumerate(all_nodes(model)):
         if is_op(node, "TernaryMatMul", domain=BAKER_DOMAIN):
             yield Declined(label(node), "it is ternary already")
@@ -74,7 +86,7 @@ def layers(model: ir.Model, evaluator: Evaluator, aim: LossyPass) -> Iterator[La
             yield Declined(label(node), "the options only and skip leave it out")
             continue
         hint = next((value.name for value in constants if value.name), "weight")
-        yield Layer(position, _original(hint), found)
+        yield Layer(position, _original(hint), found, Use() if uses is None else uses.find(found.activation))
 
 
 def _known_as(node: ir.Node, constants: Iterable[ir.Value]) -> list[str]:
@@ -118,22 +130,21 @@ def _checked(plan: Plan, kernel: str) -> Plan | str:
             f"{channels} channels of {depth} weights take {plan.weight.nbytes} bytes as ternary and "
             f"{4 * channels * depth} as float32: too few to gain anything"
         )
-    if kernel == "ort":
-        try:
-            block_of(plan.weight.group)
-        except ValueError as error:
-            return str(error)
-    return plan
+    lowered = lowering(kernel, depth, channels, plan.weight.group, plan.layer.use)
+    return lowered if isinstance(lowered, str) else replace(plan, lowering=lowered)
 
 
-def carry_out(model: ir.Model, plans: Iterable[Plan], kernel: str, context: PassContext | None = None) -> list[Change]:
+def carry_out(
+    model: ir.Model, plans: Iterable[Plan], kernel: str, context: PassContext | None = None, per_byte: int = 4
+) -> list[Change]:
     """Changes the model as planned; plans of the same model or of one that it is a clone of.
 
     Args:
         context: asked before each change, and told after it; None: a trial, which nobody counts.
+        per_byte: weights stored in a byte by `ai.baker::TernaryMatMul`, 4 or 5.
     """
     nodes = list(all_nodes(model))
-    evaluator, emitter = Evaluator(model), Emitter(model, kernel)
+    evaluator, emitters = Evaluator(model), {form: Emitter(model, form, per_byte) for form in ("baker", "ort")}
     changes = []
     for plan in sorted(plans, key=lambda plan: plan.layer.position):
         node = nodes[plan.layer.position]
@@ -145,10 +156,10 @@ def carry_out(model: ir.Model, plans: Iterable[Plan], kernel: str, context: Pass
         depth = plan.weight.codes.shape[1]
         activation = resolve(found.activation, depth, evaluator)
         name = label(node)
-        new = emitter.replace(found, activation, plan.weight, plan.layer.hint)
+        new = emitters[plan.lowering.kernel].replace(found, activation, plan.weight, plan.layer.hint)
         if new.name and node.graph is None:
             new.name = _original(node.name or new.name)  # the layer goes on under the name its user knows
-        changes.append(_change(plan, name, node.op_type, new.op_type, activation.quantized))
+        changes.append(_change(plan, name, node.op_type, new, activation.quantized))
         if context is not None:
             context.did(model, changes[-1])
     return changes
@@ -162,7 +173,7 @@ def trial(model: ir.Model, plans: Sequence[Plan], kernel: str) -> ir.Model:
     return copy
 
 
-def _change(plan: Plan, name: str, before: str, after: str, quantized: bool) -> Change:
+def _change(plan: Plan, name: str, before: str, after: ir.Node, quantized: bool) -> Change:
     channels, depth = plan.weight.codes.shape
     scales = plan.weight.kind
     if plan.error is None:
@@ -170,8 +181,11 @@ def _change(plan: Plan, name: str, before: str, after: str, quantized: bool) -> 
     else:
         how = f"its weight was rounded to ternary ({scales}), relative error {plan.error:.3f}"
     activations = "int8 activations as trained" if quantized else "activations become int8, a scale a row"
-    size = f"{4 * channels * depth} -> {plan.weight.nbytes} bytes"
-    return Change(_rule(plan), name, f"{before} {depth} x {channels} -> {after}: {how}; {activations}; {size}")
+    size = f"{4 * channels * depth} -> {stored_bytes(plan.weight, attribute(after, 'weights_per_byte', 4))} bytes"
+    why = f"; {plan.lowering.why}" if plan.lowering.why else ""
+    return Change(
+        _rule(plan), name, f"{before} {depth} x {channels} -> {after.op_type}: {how}; {activations}; {size}{why}"
+    )
 
 
 def _rule(plan: Plan) -> str:

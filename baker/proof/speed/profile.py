@@ -159,6 +159,8 @@ def _flops(event: Mapping[str, Any], weights: Mapping[str, Dims]) -> float:
         kernel = next((dims for _, dims in inputs[1:] if len(dims) >= 3), weights.get(_name(event), ()))
         spread = math.prod(first) if "Transpose" in op else math.prod(out)
         return 2.0 * spread * math.prod(kernel[1:]) if len(kernel) >= 3 else 0.0
+    if op.startswith("Ternary") and first and all(dims for _, dims in outputs):
+        return sum(2.0 * math.prod(dims) * first[-1] for _, dims in outputs)
     if ("MatMul" in op or "Gemm" in op) and first and out:
         return 2.0 * min(math.prod(out) * first[-1], math.prod(first) * out[-1])
     return 0.0
