@@ -1,13 +1,18 @@
-"""TernaryMatMul against ONNX Runtime's own MatMul kernels, one op at a time, in ONNX Runtime sessions.
+"""TernaryMatMul against ONNX Runtime's own MatMul kernels, and ggml's where a library is named.
 
-    python benchmarks/ternary.py --k 4096 --n 4096 --rows 1,8,32,128
+    python benchmarks/ternary.py                          # seven shapes, M = 1 warm and cold, M = 128 warm: minutes
+    python benchmarks/ternary.py --shapes 4096x4096 --rows 1,8,32,128,512 --case warm
+    python benchmarks/ternary.py --ours ternary-avx2 --against ort-2bit --rows 1,8,32,128 --case warm
 
-Every contestant multiplies the same (rows, K) input with a (K, N) weight. One round times every contestant once, in a
-new random order; a table row gives the median time and how many times slower the rival is (median over rounds of the
-ratio within a round, with its 95 % bootstrap interval).
+Every contestant multiplies the same (M, K) input with ``--nodes`` ternary (K, N) weights, one node each in one session,
+so that the fixed cost of a run does not dilute the ratio.
 
-* warm: one node; the session runs once untimed, then ``--inner`` times. The weights are as near as the caches allow.
-* cold: ``--nodes`` nodes with weights of their own in one session, so that each node's weights come from memory.
+* warm: the nodes share one initializer.
+* cold: each has its own, and there are so many that their 2-bit weights are twice what the last-level cache holds.
+
+One round times every contestant once, in a new random order. A row of a table gives the median time of a node and how
+many times slower than ours it is: the median over rounds of the ratio within a round with its 95 % bootstrap interval.
+The last table is the median over the shapes. DRAM rate and vpdpbusd peak are measured in the same process.
 """
 
 from __future__ import annotations
@@ -15,117 +20,87 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime as ort
-from onnx import TensorProto, helper, numpy_helper
-from report import machine, markdown, speedup
+import ternary_limits
+from report import interval, machine, markdown
+from ternary_ggml import Ggml
+from ternary_nodes import CONTESTANTS, Layer, bound, session
 
-from baker.runtime.kernels import available_isas, custom_ops_library, pack_codes
+from baker.runtime.kernels import available_isas
 
-
-@dataclass(frozen=True)
-class Layer:
-    """A ternary layer: t int8 (N, K) and one float32 scale a channel (N,)."""
-
-    t: np.ndarray
-    scale: np.ndarray
+SHAPES = "768x768,768x3072,3072x768,1024x4096,2560x6912,4096x4096,4096x11008"
+RIVALS = "ternary-2bit,ternary-1.6bit,ort-fp32,ort-int8,ort-4bit,ort-2bit"
+TOLERANCE = 0.03  # int8 activations cost about 1 % (relative L2); a wrong product costs 100 %
+Call = Callable[[], None]
 
 
-Initializers = list[tuple[str, np.ndarray]]
-Builder = Callable[[Layer, str], tuple[onnx.NodeProto, Initializers]]
+@dataclass
+class Table:
+    """What was measured: {(case, M, contestant): one median ratio a shape}, and the same for the shares of a limit."""
+
+    ratios: dict[tuple[str, int, str], list[float]] = field(default_factory=dict)
+    shares: dict[tuple[str, int, str], list[float]] = field(default_factory=dict)
+
+    def add(self, case: str, m: int, name: str, ratio: float, share: float) -> None:
+        self.ratios.setdefault((case, m, name), []).append(ratio)
+        self.shares.setdefault((case, m, name), []).append(share)
+
+    def summary(self) -> str:
+        rows = []
+        for (case, m, name), values in self.ratios.items():
+            spread = f"{np.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
+            share = f"{np.median(self.shares[case, m, name]):.0%}"
+            rows.append([case, str(m), name, spread, share])
+        return markdown(["case", "M", "contestant", "times ours: median (least-most)", "share of the limit"], rows)
 
 
-def ternary(layer: Layer, name: str, group: int = 0) -> tuple[onnx.NodeProto, Initializers]:
-    k = layer.t.shape[1]
-    scale = np.repeat(layer.scale[:, None], -(-k // group), axis=1) if group else layer.scale
-    inputs = ["x", f"{name}.codes", f"{name}.scale"]
-    node = helper.make_node("TernaryMatMul", inputs, [name], name, domain="ai.baker", K=k, group=group)
-    return node, [(inputs[1], pack_codes(layer.t)), (inputs[2], scale)]
+def layers(case: str, k: int, n: int, nodes: int, rng: np.random.Generator) -> list[Layer]:
+    """One layer many times (warm), or as many with weights of their own (cold)."""
+    t = rng.integers(-1, 2, (n, k), np.int8)
+    scale = rng.random(n, np.float32) / 64 + np.float32(1e-3)
+    if case == "warm":
+        return [Layer(t, scale)] * nodes
+    return [Layer(np.roll(t, 977 * i), np.roll(scale, i)) for i in range(nodes)]
 
 
-def ternary_grouped(layer: Layer, name: str) -> tuple[onnx.NodeProto, Initializers]:
-    return ternary(layer, name, group=128)
+class Field:
+    """Everyone who competes at one shape: sessions, and ggml's libraries.
+
+    Args:
+        made: the layers of a session.
+    """
+
+    def __init__(self, args: argparse.Namespace, made: list[Layer]) -> None:
+        self.made, self.n, self.peers = made, made[0].t.shape[0], dict[str, tuple[Ggml, str]]()
+        names = dict.fromkeys([args.ours, *(name for name in args.against.split(",") if name)])
+        self.sessions = {name: session(CONTESTANTS[name], made, args.threads) for name in names}
+        for path, name in ((args.ggml, "tq2_0"), (args.ik_llama, "iq2_bn_r4")):
+            if path is not None:
+                self.peers[name] = (Ggml(path, args.threads), name)
+
+    def calls(self, x: np.ndarray, ours: str) -> dict[str, Call]:
+        """A call of each contestant, after a look at its result: only the time of the same product is worth a thing."""
+        results = {name: candidate.run(["y0"], {"x": x})[0] for name, candidate in self.sessions.items()}
+        calls: dict[str, Call] = {name: bound(candidate, x, self.n) for name, candidate in self.sessions.items()}
+        weights = {id(layer): layer.weight for layer in self.made} if self.peers else {}
+        for name, (library, kind) in self.peers.items():
+            calls[name], result = library.layers(kind, [weights[id(layer)] for layer in self.made], x)
+            calls[name]()
+            results[name] = result.copy()
+        for name, got in results.items():
+            error = float(np.linalg.norm(got - results[ours]) / np.linalg.norm(results[ours]))
+            # ggml keeps one scale a row or tensor in its own way: it need only be the same work.
+            if not error < TOLERANCE and name in self.sessions:
+                raise SystemExit(
+                    f"ternary.py: {name} differs from {ours} by {error:.3f} (relative L2); nothing was timed"
+                )
+        return calls
 
 
-def fp32(layer: Layer, name: str) -> tuple[onnx.NodeProto, Initializers]:
-    weight = np.ascontiguousarray((layer.t * layer.scale[:, None]).T)
-    return helper.make_node("MatMul", ["x", f"{name}.w"], [name], name), [(f"{name}.w", weight)]
-
-
-def int8(layer: Layer, name: str) -> tuple[onnx.NodeProto, Initializers]:
-    inputs = ["x", f"{name}.w", f"{name}.scale", f"{name}.zero"]
-    node = helper.make_node("DynamicQuantizeMatMul", inputs, [name], name, domain="com.microsoft")
-    weight = np.ascontiguousarray(layer.t.T)
-    return node, [(inputs[1], weight), (inputs[2], layer.scale), (inputs[3], np.zeros(len(layer.scale), np.int8))]
-
-
-def bits2(layer: Layer, name: str) -> tuple[onnx.NodeProto, Initializers]:
-    n, k = layer.t.shape
-    if k % 128:
-        raise SystemExit("ternary.py: the 2-bit rival needs K to be a multiple of 128; leave it out of --against")
-    inputs = ["x", f"{name}.q", f"{name}.scale", f"{name}.zero"]
-    attributes = {"K": k, "N": n, "bits": 2, "block_size": 128, "accuracy_level": 4}
-    node = helper.make_node("MatMulNBits", inputs, [name], name, domain="com.microsoft", **attributes)
-    blocks = k // 128
-    zeros = np.full((n, -(-blocks // 4)), 0x55, np.uint8)
-    codes = pack_codes(layer.t).reshape(n, blocks, 32)
-    return node, [(inputs[1], codes), (inputs[2], np.repeat(layer.scale, blocks)), (inputs[3], zeros.reshape(-1))]
-
-
-CONTESTANTS: dict[str, Builder] = {
-    "ternary": ternary,
-    "ternary-g128": ternary_grouped,
-    "ort-fp32": fp32,
-    "ort-int8": int8,
-    "ort-2bit": bits2,
-}
-
-
-def session(build: Builder, layers: list[Layer], threads: int) -> ort.InferenceSession:
-    """One session with a node for each layer; all read x, each has an output of its own."""
-    n, k = layers[0].t.shape
-    built = [build(layer, f"y{i}") for i, layer in enumerate(layers)]
-    graph = helper.make_graph(
-        [node for node, _ in built],
-        "bench",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", k])],
-        [helper.make_tensor_value_info(f"y{i}", TensorProto.FLOAT, ["rows", n]) for i in range(len(layers))],
-        [numpy_helper.from_array(array, name) for _, arrays in built for name, array in arrays],
-    )
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("ai.baker", 1), helper.make_opsetid("com.microsoft", 1)]
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.register_custom_ops_library(custom_ops_library())
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def bound(candidate: ort.InferenceSession, x: np.ndarray, n: int) -> Callable[[], None]:
-    """A call that runs the session into arrays that already exist, so that no allocation is timed."""
-    binding = candidate.io_binding()
-    binding.bind_cpu_input("x", x)
-    for output in candidate.get_outputs():
-        y = ort.OrtValue.ortvalue_from_numpy(np.empty((x.shape[0], n), np.float32))
-        binding.bind_ortvalue_output(output.name, y)
-    return lambda: candidate.run_with_iobinding(binding)
-
-
-def agree(sessions: dict[str, ort.InferenceSession], x: np.ndarray) -> None:
-    """A time is worth something only if the contestants compute the same product (int8 activations cost about 1 %)."""
-    results = {name: candidate.run(["y0"], {"x": x})[0] for name, candidate in sessions.items()}
-    ours = results["ternary"]
-    for name, got in results.items():
-        error = float(np.linalg.norm(got - ours) / np.linalg.norm(ours))
-        if not error < 0.03:
-            raise SystemExit(f"ternary.py: {name} differs from ternary by {error:.3f} (relative L2); nothing was timed")
-
-
-def measure(
-    calls: dict[str, Callable[[], None]], rounds: int, inner: int, rng: np.random.Generator
-) -> dict[str, np.ndarray]:
+def measure(calls: dict[str, Call], rounds: int, inner: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Microseconds a call, one row a round: {contestant: (rounds,)}."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
@@ -140,16 +115,54 @@ def measure(
     return {name: np.array(values) for name, values in times.items()}
 
 
+def weight_bytes(name: str, k: int, n: int) -> float:
+    """Bytes of a layer's weights in memory."""
+    bits = {"ort-fp32": 32, "ort-int8": 8, "ort-4bit": 4, "ternary-1.6bit": 1.6}.get(name, 2)
+    return k * n * bits / 8
+
+
+def cache_bytes() -> int:
+    """The last-level cache that this core reaches (sysconf counts the whole socket), 32 MiB where nothing tells."""
+    path = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
+    text = path.read_text(encoding="ascii").strip() if path.is_file() else "32M"
+    return int(text[:-1]) << {"K": 10, "M": 20}[text[-1]]
+
+
+def compare(args: argparse.Namespace, case: str, shape: tuple[int, int], rows: list[int], table: Table) -> None:
+    """One shape in one case: a table of its own, and its medians for the last one."""
+    (k, n), rng = shape, np.random.default_rng(args.seed)
+    nodes = args.nodes if case == "warm" else max(args.nodes, -(-2 * cache_bytes() * 4 // (k * n)))
+    made = layers(case, k, n, nodes, rng)
+    competing = Field(args, made)
+    printed = []
+    for m in rows:
+        calls = competing.calls(rng.standard_normal((m, k), np.float32), args.ours)
+        times = {name: value / nodes for name, value in measure(calls, args.rounds, args.inner, rng).items()}
+        rate, peak = ternary_limits.read_rate(), ternary_limits.vnni_peak()
+        for name, value in times.items():
+            median, (ratio, low, high) = float(np.median(value)), interval(value / times[args.ours])
+            gops, gigabytes = 2 * m * k * n / median / 1e3, weight_bytes(name, k, n) / median / 1e3
+            share = gigabytes / rate if m == 1 else gops / peak if peak else float("nan")
+            table.add(case, m, name, ratio, share)
+            numbers = [f"{median:.1f}", f"{gops:.0f}", f"{gigabytes:.1f}", f"{ratio:.2f} [{low:.2f}, {high:.2f}]"]
+            printed.append([str(m), name, *numbers, f"{share:.0%}"])
+    print(f"\nK = {k}, N = {n}, {case}, {nodes} nodes; DRAM {rate:.1f} GB/s, vpdpbusd {peak:.0f} GOPS\n")
+    header = ["M", "contestant", "µs a node", "GOPS", "weights GB/s", "times ours [95 %]", "share of the limit"]
+    print(markdown(header, printed), flush=True)
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--k", type=int, default=4096)
-    parser.add_argument("--n", type=int, default=4096)
+    parser.add_argument("--shapes", default=SHAPES, help="KxN, comma-separated")
     parser.add_argument("--rows", default="1,128", help="comma-separated values of M")
-    parser.add_argument("--against", default="ort-fp32", help=f"comma-separated, of {', '.join(CONTESTANTS)}")
-    parser.add_argument("--case", choices=["warm", "cold"], default="warm")
-    parser.add_argument("--nodes", type=int, default=16, help="layers in a cold session")
-    parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--inner", type=int, default=4, help="timed calls in a round")
+    parser.add_argument("--case", choices=["warm", "cold", "both"], default="both", help="cold runs M = 1 alone")
+    parser.add_argument("--ours", choices=sorted(CONTESTANTS), default="ternary", help="what the ratios are against")
+    parser.add_argument("--against", default=RIVALS, help=f"comma-separated, of {', '.join(CONTESTANTS)}")
+    parser.add_argument("--ggml", type=Path, help="libggml-cpu.so, or its folder: adds TQ2_0")
+    parser.add_argument("--ik-llama", type=Path, help="ik_llama's libggml.so: adds IQ2_BN_R4")
+    parser.add_argument("--nodes", type=int, default=16, help="layers in a session, at least")
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--inner", type=int, default=1, help="timed runs of a session in a round")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
@@ -157,27 +170,17 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
-    rng = np.random.default_rng(args.seed)
-    nodes = args.nodes if args.case == "cold" else 1
-    layers = [
-        Layer(rng.integers(-1, 2, (args.n, args.k)).astype(np.int8), rng.random(args.n, np.float32) / 64)
-        for _ in range(nodes)
-    ]
-    names = ["ternary", *(name for name in args.against.split(",") if name)]
-    sessions = {name: session(CONTESTANTS[name], layers, args.threads) for name in names}
+    rows = [int(value) for value in args.rows.split(",")]
     print(f"{machine()}, kernel {available_isas()[0]}, {args.threads} thread(s)")
-    print(f"K = {args.k}, N = {args.n}, {args.case}, {nodes} node(s), {args.rounds} rounds of {args.inner}\n")
-    table: list[list[str]] = []
-    for m in (int(value) for value in args.rows.split(",")):
-        x = rng.standard_normal((m, args.k), np.float32)
-        agree(sessions, x)
-        calls = {name: bound(candidate, x, args.n) for name, candidate in sessions.items()}
-        times = {name: value / nodes for name, value in measure(calls, args.rounds, args.inner, rng).items()}
-        for name, value in times.items():
-            median = float(np.median(value))
-            gops = 2 * m * args.k * args.n / median / 1e3
-            table.append([str(m), name, f"{median:.1f}", f"{gops:.0f}", speedup(value / times["ternary"])])
-    print(markdown(["M", "contestant", "µs an op", "GOPS", "times ternary [95 %]"], table))
+    table = Table()
+    for case in ("warm", "cold") if args.case == "both" else (args.case,):
+        for text in args.shapes.split(","):
+            k, n = (int(value) for value in text.split("x"))
+            chosen = [m for m in rows if case == "warm" or m == 1]
+            if chosen:
+                compare(args, case, (k, n), chosen, table)
+    print(f"\nover the shapes {args.shapes}\n\n{table.summary()}")
+    print("\nThe limit is the DRAM rate at M = 1 (caches read faster: warm rows exceed it) and vpdpbusd's peak above.")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,48 @@
+"""What the machine could do at best: bytes a second from memory and multiplications a second, measured in process."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+_SOURCE = Path(__file__).with_name("ternary_limits.cc")
+_BUFFER_BYTES = 512 << 20  # far beyond any last-level cache here
+_PEAK_ROUNDS = 500_000
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    compiler = next((path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), None)
+    if compiler is None:
+        raise SystemExit("ternary.py: a C++ compiler is needed to measure the machine's limits; found none")
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "limits.so"
+        flags = ["-O2", "-march=native", "-std=c++17", "-shared", "-fPIC"]
+        subprocess.run([compiler, *flags, _SOURCE, "-o", target], check=True)
+        library = ctypes.CDLL(str(target))
+    library.read_rate.restype = library.vnni_peak.restype = ctypes.c_double
+    library.read_rate.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    library.vnni_peak.argtypes = [ctypes.c_long]
+    return library
+
+
+@cache
+def _cold_memory() -> np.ndarray:
+    return np.ones(_BUFFER_BYTES, np.uint8)
+
+
+def read_rate() -> float:
+    """GB/s that one thread reads from DRAM, once over a buffer that no cache holds."""
+    memory = _cold_memory()
+    return float(_library().read_rate(memory.ctypes.data, memory.size))
+
+
+def vnni_peak() -> float:
+    """GOPS of 512-bit vpdpbusd, one thread; 0 where the CPU has none."""
+    return float(_library().vnni_peak(_PEAK_ROUNDS))
