@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -33,6 +33,13 @@ _FETCH_UNKNOWN = 16
 """Tensors fetched by one run as long as their sizes are not known."""
 
 
+class Sink(Protocol):
+    """Takes in what a tensor was, feed by feed, and keeps what it needs of it."""
+
+    def add(self, array: Array, /) -> None:
+        """Takes one more array."""
+
+
 @dataclass
 class Observed:
     """What is known of a tensor: its distribution, and the mean of each channel where that was asked for."""
@@ -57,9 +64,22 @@ def observe(model: ir.Model, values: Mapping[ir.Value, int | None], context: Pas
         UsageError: an input of a feed holds NaN or infinity.
         ModelError: ONNX Runtime can't run the model on a feed.
     """
-    seen = {
-        value.name or "": Observed(mean=None if axis is None else ChannelMean(axis)) for value, axis in values.items()
-    }
+    seen = {value: Observed(mean=None if axis is None else ChannelMean(axis)) for value, axis in values.items()}
+    collect(model, seen, context)
+    return seen
+
+
+def collect(model: ir.Model, sinks: Mapping[ir.Value, Sink], context: PassContext) -> None:
+    """Runs the model over the calibration data, once, and gives each sink what its value was, feed by feed.
+
+    Args:
+        sinks: by float32 values of the main graph, inputs included.
+
+    Raises:
+        UsageError: an input of a feed holds NaN or infinity.
+        ModelError: ONNX Runtime can't run the model on a feed.
+    """
+    seen = {value.name or "": sink for value, sink in sinks.items()}
     inputs = {value.name or "" for value in model.graph.inputs}
     inner = [name for name in seen if name not in inputs]
     probe = _exposing(model, inner)
@@ -67,7 +87,7 @@ def observe(model: ir.Model, values: Mapping[ir.Value, int | None], context: Pas
     sizes: dict[str, int] = {}  # bytes of each tensor in the feed before
     for number, feed in enumerate(context.calibration):
         _check_finite(feed, number)
-        sizes = sizes or _expected_sizes(model, values, feed)
+        sizes = sizes or _expected_sizes(model, sinks, feed)
         for name in seen.keys() & feed.keys():
             seen[name].add(np.asarray(feed[name]))
         for names in _groups(inner, sizes):
@@ -76,7 +96,6 @@ def observe(model: ir.Model, values: Mapping[ir.Value, int | None], context: Pas
                 array = fetched.pop(name)
                 sizes[name] = array.nbytes
                 seen[name].add(array)
-    return {value: seen[value.name or ""] for value in values}
 
 
 def _runner(probe: ir.Model, context: PassContext) -> ort.InferenceSession:

@@ -105,7 +105,7 @@ def nearest(weight: Array, group: int) -> TernaryWeight:
     codes = np.empty((channels, depth), np.int8)
     scale = np.empty((channels, -(-depth // width)), np.float32)
     for rows in _row_blocks(channels, depth):
-        kept, scale[rows] = _nearest_in(_blocked(np.abs(weight[rows]), width))
+        kept, scale[rows] = nearest_in(_blocked(np.abs(weight[rows]), width))
         mask = kept.reshape(kept.shape[0], -1)[:, :depth]
         codes[rows] = _signs(weight[rows]) * mask
     return TernaryWeight(codes, scale, width) if width < depth else TernaryWeight(codes, scale.reshape(-1))
@@ -199,8 +199,8 @@ def _blocked(matrix: Array, width: int) -> Array:
     return padded.reshape(channels, -1, width)
 
 
-def _nearest_in(magnitude: Array) -> tuple[Array, Array]:
-    """Which weights of each group [..., g] stay, and at what magnitude [...]."""
+def nearest_in(magnitude: Array) -> tuple[Array, Array]:
+    """Which weights of each group [..., g] stay, and at what magnitude [...], float32; see `nearest`."""
     order = np.argsort(-magnitude, axis=-1, kind="stable")
     total = np.cumsum(np.take_along_axis(magnitude, order, axis=-1), axis=-1, dtype=np.float64)
     count = np.arange(1, magnitude.shape[-1] + 1)
