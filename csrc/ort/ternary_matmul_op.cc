@@ -126,7 +126,8 @@ void Kernel::compute(KernelContext* context) const {
   if (m == 0) return;
   const Scratch scratch(*this, context, ternary::scratch_bytes(weights, m));
   Threads threads = {api, context};
-  ternary::run(variant, weights, data_of<const float>(api, x), m, data_of<float>(api, y), scratch.get(),
+  auto* const to = data_of<float>(api, y);
+  ternary::run(variant, weights, {data_of<const float>(api, x), m, nullptr, &to}, scratch.get(),
                {run_on_threads, &threads});
 }
 

@@ -61,7 +61,7 @@ Array<float> multiply(const ternary::Weights& weights, const Array<float>& x, co
   const py::gil_scoped_release unlocked;
   const auto scratch = baker::make_buffer<std::uint8_t>(ternary::scratch_bytes(weights, m));
   Threads self = {threads};
-  ternary::run(variant, weights, from, m, to, scratch.get(), {run_on_threads, &self});
+  ternary::run(variant, weights, {from, m, nullptr, &to}, scratch.get(), {run_on_threads, &self});
   return y;
 }
 

@@ -37,12 +37,18 @@ std::int64_t pick_log(Random& random, std::int64_t high) {
 struct Case {
   std::int64_t m, n, k, group;
   std::vector<std::uint8_t> codes;
-  std::vector<float> scale, bias, x;
-  std::vector<std::int64_t> scale_shape;
+  std::vector<float> scale, bias, gamma, residual, x;
+  std::vector<std::int64_t> scale_shape, splits;
+  float epsilon = 0.0F;
+  Activation activation = Activation::kNone;
 
   [[nodiscard]] Layer layer() const {
     Layer out = {k, group, {codes.data(), {n, p64::row_bytes(k)}}, {scale.data(), scale_shape}, {}};
     if (!bias.empty()) out.bias = {bias.data(), {n}};
+    if (!gamma.empty()) out.gamma = {gamma.data(), {k}};
+    out.epsilon = epsilon;
+    out.activation = activation;
+    out.splits = splits;
     return out;
   }
 };
@@ -62,6 +68,26 @@ std::vector<std::uint8_t> random_codes(Random& random, std::int64_t n, std::int6
     byte = static_cast<std::uint8_t>((byte & ~(3 << (2 * (at % 4)))) | pick(random, 0, 2) << (2 * (at % 4)));
   }
   return codes;
+}
+
+// Cuts n into a few outputs of any size.
+std::vector<std::int64_t> random_splits(Random& random, std::int64_t n) {
+  std::vector<std::int64_t> splits;
+  while (n > 0) {
+    splits.push_back(splits.size() == 5 ? n : pick(random, 1, n));
+    n -= splits.back();
+  }
+  return splits;
+}
+
+// What is fused into the product: normalization, activation, and several outputs or a residual.
+void add_fusions(Random& random, Case& made) {
+  made.activation = static_cast<Activation>(pick(random, 0, 4));
+  if (pick(random, 0, 1) == 0) made.gamma = normals(random, made.k, 1.0F);
+  made.epsilon = pick(random, 0, 3) == 0 ? 0.0F : 1e-5F;
+  const std::int64_t outputs = pick(random, 0, 2);
+  if (outputs == 1) made.splits = random_splits(random, made.n);
+  if (outputs == 2) made.residual = normals(random, made.m * made.n, 1.0F);
 }
 
 Case make_case(Random& random) {
@@ -89,6 +115,7 @@ Case make_case(Random& random) {
   if (made.m > 2) {  // a row of zeros
     std::memset(made.x.data() + made.k, 0, static_cast<std::size_t>(made.k) * sizeof(float));
   }
+  if (pick(random, 0, 1) == 0) add_fusions(random, made);
   return made;
 }
 
@@ -106,16 +133,25 @@ std::vector<float> multiply(const Variant& variant, const Weights& weights, cons
                             const Executor& executor) {
   std::vector<float> y(static_cast<std::size_t>(made.m * made.n), -1.0F);
   const auto scratch = make_buffer<std::uint8_t>(scratch_bytes(weights, made.m));
-  run(variant, weights, made.x.data(), made.m, y.data(), scratch.get(), executor);
+  std::vector<float*> outputs;  // one behind the other
+  std::int64_t begin = 0;
+  for (const std::int64_t split : weights.splits()) {
+    outputs.push_back(y.data() + begin);
+    begin += made.m * split;
+  }
+  const float* residual = made.residual.empty() ? nullptr : made.residual.data();
+  run(variant, weights, {made.x.data(), made.m, residual, outputs.data()}, scratch.get(), executor);
   return y;
 }
 
 bool same(const Case& made, const char* isa, const std::vector<float>& got, const std::vector<float>& want) {
   for (std::size_t i = 0; i < want.size(); ++i) {
     if (std::memcmp(&got[i], &want[i], sizeof(float)) == 0) continue;  // NOLINT: the bits are what must be equal
-    std::printf("%s: M %lld N %lld K %lld group %lld, y[%zu]: %a, scalar has %a\n", isa, static_cast<long long>(made.m),
-                static_cast<long long>(made.n), static_cast<long long>(made.k), static_cast<long long>(made.group), i,
-                static_cast<double>(got[i]), static_cast<double>(want[i]));
+    std::printf("%s: M %lld N %lld K %lld group %lld activation %d%s, %zu splits, y[%zu]: %a, scalar has %a\n", isa,
+                static_cast<long long>(made.m), static_cast<long long>(made.n), static_cast<long long>(made.k),
+                static_cast<long long>(made.group), static_cast<int>(made.activation),
+                made.gamma.empty() ? "" : ", normalized", made.splits.size(), i, static_cast<double>(got[i]),
+                static_cast<double>(want[i]));
     return false;
   }
   return true;

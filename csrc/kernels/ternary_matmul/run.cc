@@ -33,9 +33,7 @@ struct Scratch {
 struct Job {
   const Variant& variant;
   const Weights& weights;
-  const float* x;
-  std::int64_t m;
-  float* y;
+  const Arguments& arguments;
   std::int8_t* q;
   std::int32_t* sums;
   float* step;
@@ -45,7 +43,7 @@ struct Job {
   std::int64_t row_pieces;
 
   [[nodiscard]] int rows(std::int64_t tile) const noexcept {
-    return static_cast<int>(std::min<std::int64_t>(kTileRows, m - tile * kTileRows));
+    return static_cast<int>(std::min<std::int64_t>(kTileRows, arguments.m - tile * kTileRows));
   }
   [[nodiscard]] std::int8_t* tile_q(std::int64_t tile) const noexcept {
     return q + tile * kTileRows * weights.cut().blocks * p64::kBlockWeights;
@@ -56,22 +54,25 @@ struct Job {
 
   void quantize(std::int64_t tile) const noexcept {
     const std::int64_t row = tile * kTileRows;
-    variant.rows.quantize(
-        {weights.cut(), x + row * weights.cut().k, rows(tile), tile_q(tile), tile_sums(tile), step + row});
+    variant.rows.quantize({weights.cut(), arguments.x + row * weights.cut().k, weights.gamma(), weights.epsilon(),
+                           rows(tile), tile_q(tile), tile_sums(tile), step + row});
   }
 
   void multiply(std::int64_t panel, std::int64_t tile) const noexcept {
-    const std::int64_t row = tile * kTileRows, channel = panel * p64::kPanelChannels, n = weights.n();
-    const auto channels = static_cast<int>(std::min<std::int64_t>(p64::kPanelChannels, n - channel));
+    const Place& place = weights.place(panel);
+    const std::int64_t row = tile * kTileRows, at = row * place.stride + place.channel;
+    float* y = arguments.outputs[place.output] + at;
     variant.products.multiply({weights.cut(), weights.panel(panel), weights.scale(panel), weights.bias(panel),
-                               tile_q(tile), tile_sums(tile), step + row, rows(tile), channels, y + row * n + channel,
-                               n});
+                               tile_q(tile), tile_sums(tile), step + row, rows(tile), place.channels, y, place.stride});
+    if (weights.activation() == Activation::kNone && arguments.residual == nullptr) return;
+    const float* residual = arguments.residual == nullptr ? nullptr : arguments.residual + at;
+    variant.rows.finish({y, residual, place.stride, rows(tile), place.channels, weights.activation()});
   }
 
   void multiply_piece(std::int64_t piece) const noexcept {
     const std::int64_t tile = piece % row_pieces * piece_tiles, panel = piece / row_pieces * piece_panels;
     const std::int64_t last_tile = std::min(tile + piece_tiles, tiles);
-    const std::int64_t last_panel = std::min(panel + piece_panels, p64::panels(weights.n()));
+    const std::int64_t last_panel = std::min(panel + piece_panels, weights.panels());
     for (std::int64_t t = tile; t < last_tile; ++t) {
       for (std::int64_t p = panel; p < last_panel; ++p) multiply(p, t);
     }
@@ -102,13 +103,14 @@ Executor serial_executor() noexcept { return {run_serial, nullptr}; }
 
 std::size_t scratch_bytes(const Weights& weights, std::int64_t m) noexcept { return layout(weights.cut(), m).total; }
 
-void run(const Variant& variant, const Weights& weights, const float* x, std::int64_t m, float* y, void* scratch,
+void run(const Variant& variant, const Weights& weights, const Arguments& arguments, void* scratch,
          const Executor& executor) noexcept {
+  const std::int64_t m = arguments.m;
   if (m == 0) return;
   const Cut& cut = weights.cut();
   const Scratch at = layout(cut, m);
   auto* base = static_cast<std::uint8_t*>(scratch);
-  const std::int64_t panels = p64::panels(weights.n()), tiles = (m + kTileRows - 1) / kTileRows;
+  const std::int64_t panels = weights.panels(), tiles = (m + kTileRows - 1) / kTileRows;
   const std::int64_t panel_work = p64::kPanelChannels * cut.k * std::min<std::int64_t>(kTileRows, m);  // with one tile
   const std::int64_t fitting = kPieceBytes / (cut.blocks * p64::kBlockBytes);
   const std::int64_t piece_panels = std::clamp<std::int64_t>(std::min(fitting, kPieceWork / panel_work), 1, panels);
@@ -116,9 +118,7 @@ void run(const Variant& variant, const Weights& weights, const float* x, std::in
   const std::int64_t row_pieces = (tiles + piece_tiles - 1) / piece_tiles;
   Job job = {variant,
              weights,
-             x,
-             m,
-             y,
+             arguments,
              reinterpret_cast<std::int8_t*>(base),
              reinterpret_cast<std::int32_t*>(base + at.sums),
              reinterpret_cast<float*>(base + at.step),

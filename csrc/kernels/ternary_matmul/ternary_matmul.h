@@ -1,11 +1,13 @@
-// ternary_matmul: y[m][n] = step[m] * sum_g scale[n][g] * sum_{k in g} t[n][k] * q[m][k] + bias[n]
+// ternary_matmul: y[m][n] = step[m] * sum_g scale[n][g] * sum_{k in g} t[n][k] * q[m][k] + bias[n], then
+//                 activation(y) + residual
 //
 //   x      M x K float32, row-major; each row is quantized to q int8, |q| <= 127, with its own step (variant.h: how)
 //   codes  N x ceil(K/4) bytes, row-major; weight 4i+j in bits 2j..2j+1 of byte i;
 //          code = t + 1, t in {-1, 0, +1}; 3 is refused, padding is code 1
 //   scale  float32, one for all, N (one a channel) or N x ceil(K/group), real units per step
 //   bias   N float32, or none
-//   y      M x N float32, row-major; a row of x with a non-finite value gives NaN
+//   gamma  K float32, or none: q comes from the RMS-normalized row times gamma
+//   y      M x N float32, row-major; a row of x with a non-finite value gives NaN. N may be cut into several outputs
 //
 // 1 <= K <= 2^19, so that the unshifted 2-bit fields of a GEMV stay inside int32; group is 0 or a multiple of 16.
 // Every variant equals scalar.cc bit for bit. After Weights is built, nothing allocates: the caller gives the scratch.
@@ -37,6 +39,19 @@ struct Layer {
   View<std::uint8_t> codes;
   View<float> scale;
   View<float> bias;
+  View<float> gamma = {};  // K: RMSNorm in front
+  float epsilon = 0.0F;    // of the RMSNorm
+  Activation activation = Activation::kNone;
+  std::vector<std::int64_t> splits = {};  // channels of each output, N together; empty: one output
+};
+
+// Where the channels of one panel come from and go to. An output begins with a panel of its own.
+struct Place {
+  std::size_t output;
+  std::int64_t row;      // the panel's first channel, counted over the file's N
+  std::int64_t channel;  // the same, counted within the output
+  std::int64_t stride;   // channels of the output
+  int channels;          // 1..64 that exist
 };
 
 // A layer as the kernels read it; immutable, so many threads may share it.
@@ -50,6 +65,14 @@ class Weights {
   [[nodiscard]] const std::uint8_t* panel(std::int64_t index) const noexcept;
   [[nodiscard]] const float* scale(std::int64_t panel) const noexcept;
   [[nodiscard]] const float* bias(std::int64_t panel) const noexcept;
+  [[nodiscard]] const float* gamma() const noexcept { return gamma_.get(); }  // null: no normalization
+  [[nodiscard]] float epsilon() const noexcept { return epsilon_; }
+  [[nodiscard]] Activation activation() const noexcept { return activation_; }
+  [[nodiscard]] const std::vector<std::int64_t>& splits() const noexcept { return splits_; }  // one or more outputs
+  [[nodiscard]] std::int64_t panels() const noexcept { return static_cast<std::int64_t>(places_.size()); }
+  [[nodiscard]] const Place& place(std::int64_t panel) const noexcept {
+    return places_[static_cast<std::size_t>(panel)];
+  }
 
  private:
   std::int64_t n_;
@@ -57,6 +80,19 @@ class Weights {
   Buffer<std::uint8_t> panels_;
   Buffer<float> scale_;  // panels x groups x 64
   Buffer<float> bias_;   // panels x 64
+  Buffer<float> gamma_;
+  float epsilon_;
+  Activation activation_;
+  std::vector<std::int64_t> splits_;
+  std::vector<Place> places_;  // one a panel
+};
+
+// What one run reads and writes.
+struct Arguments {
+  const float* x;         // M x K
+  std::int64_t m;         // 0 does nothing
+  const float* residual;  // M x N, where there is one output; null: none
+  float* const* outputs;  // for each split M x (its channels)
 };
 
 // Who runs the tasks: calls task(argument, i) once for each i < count, on any threads, and returns when all are done.
@@ -71,8 +107,8 @@ struct Executor {
 // Bytes of scratch that run() needs for M rows.
 [[nodiscard]] std::size_t scratch_bytes(const Weights& weights, std::int64_t m) noexcept;
 
-// x: M x K, y: M x N; scratch: scratch_bytes(weights, m), 64-byte aligned. M = 0 does nothing.
-void run(const Variant& variant, const Weights& weights, const float* x, std::int64_t m, float* y, void* scratch,
+// scratch: scratch_bytes(weights, M), 64-byte aligned.
+void run(const Variant& variant, const Weights& weights, const Arguments& arguments, void* scratch,
          const Executor& executor) noexcept;
 
 // The variants compiled in that this CPU can run, best first; scalar is always the last.

@@ -3,10 +3,17 @@
 //
 // The arithmetic, which every variant repeats to the bit (scalar.cc is its definition):
 //
-//   quantize   a = max(max|x|, 1e-5)    q[k] = rint(x[k] * (127 / a)), half to even    step = a / 127
-//              a row with a non-finite value: q = 0, step = NaN
+//   quantize   v = x, r = 1; or, normalized (RMSNorm): v = x * gamma, r = 1 / sqrt(squares / K + epsilon)
+//              squares: 64 sums s[i], i = k % 64, each fma(x[k], x[k], s[i]) with k ascending from s = 0;
+//              then s[i] += s[i + half] for half = 32, 16, 8, 4, 2, 1
+//              a = max|v|
+//              a * r >= 1e-5: inverse = 127 / a              step = (a / 127) * r
+//              else:          inverse = (127 / 1e-5) * r     step = 1e-5 / 127
+//              q[k] = rint(v[k] * inverse), half to even
+//              a row with a non-finite v or r: q = 0, step = NaN
 //   multiply   acc[g] = sum over group g of t*q, exact in int32
 //              f = fma(float(acc[g]), scale[g], f), g ascending from f = 0;    y = fma(f, step, bias)
+//   finish     y = activation(y) + residual (activations.h: the polynomials)
 //
 // Weights lie in P64 (common/p64.h). Activations lie in tiles of at most 8 rows, so that a block of a tile is
 // contiguous:
@@ -20,6 +27,7 @@
 namespace baker::ternary {
 
 inline constexpr int kTileRows = 8;
+inline constexpr int kSquareLanes = 64;
 inline constexpr float kMinAbsMax = 1e-5F;
 inline constexpr float kQuantMax = 127.0F;
 
@@ -31,10 +39,15 @@ struct Cut {
   std::int64_t groups;
 };
 
+// What is done to y behind the bias. Gelu is the one with erf, GeluTanh its approximation, Silu is x * sigmoid(x).
+enum class Activation : std::uint8_t { kNone, kRelu, kGelu, kGeluTanh, kSilu };
+
 struct QuantizeTask {
   Cut cut;
-  const float* x;  // rows x K, row-major
-  int rows;        // 1..kTileRows
+  const float* x;      // rows x K, row-major
+  const float* gamma;  // K: the rows are RMS-normalized first; null: they are not
+  float epsilon;       // of the normalization
+  int rows;            // 1..kTileRows
   std::int8_t* q;
   std::int32_t* sums;
   float* step;  // rows
@@ -54,9 +67,20 @@ struct MultiplyTask {
   std::int64_t y_stride;
 };
 
-// What is done to rows of activations before the product.
+// A tile of y in place: y = activation(y) + residual.
+struct FinishTask {
+  float* y;
+  const float* residual;  // laid out as y; null: none
+  std::int64_t stride;    // from row to row, of both
+  int rows;               // 1..kTileRows
+  int channels;           // 1..64
+  Activation activation;
+};
+
+// What is done to rows of activations before the product, and to a tile of its result.
 struct Rows {
   void (*quantize)(const QuantizeTask&);
+  void (*finish)(const FinishTask&);
 };
 
 // The products of a tile of rows with a panel of channels.

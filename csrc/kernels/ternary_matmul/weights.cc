@@ -1,4 +1,5 @@
 // From a file's layer to packed weights: every check on a layer's numbers is here.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <stdexcept>
@@ -63,30 +64,79 @@ Cut checked_cut(const Layer& layer, std::int64_t n) {
   return cut;
 }
 
+float checked_epsilon(const Layer& layer) {
+  if (layer.gamma.data == nullptr) return 0.0F;
+  if (layer.gamma.shape != std::vector<std::int64_t>{layer.k}) {
+    refuse("gamma has shape " + text(layer.gamma.shape) + "; it must be [" + text(layer.k) + "]");
+  }
+  if (std::isfinite(layer.epsilon) && layer.epsilon >= 0.0F) return layer.epsilon;
+  refuse("epsilon is " + std::to_string(layer.epsilon) + "; it must be finite and not negative");
+}
+
+std::vector<std::int64_t> checked_splits(const Layer& layer, std::int64_t n) {
+  if (layer.splits.empty()) return {n};
+  std::int64_t left = n;
+  for (const std::int64_t split : layer.splits) {
+    if (split < 1 || split > left) left = -1;
+    if (left < 0) break;
+    left -= split;
+  }
+  if (left == 0) return layer.splits;
+  refuse("splits are " + text(layer.splits) + "; they must be at least 1 each and " + text(n) + " (N) together");
+}
+
+std::vector<Place> make_places(const std::vector<std::int64_t>& splits) {
+  std::vector<Place> places;
+  std::int64_t row = 0;
+  for (std::size_t output = 0; output < splits.size(); ++output) {
+    for (std::int64_t channel = 0; channel < splits[output]; channel += kPanelChannels) {
+      const auto channels = static_cast<int>(std::min(kPanelChannels, splits[output] - channel));
+      places.push_back({output, row + channel, channel, splits[output], channels});
+    }
+    row += splits[output];
+  }
+  return places;
+}
+
+Buffer<float> zeros(std::int64_t count) {
+  Buffer<float> out = make_buffer<float>(static_cast<std::size_t>(count));
+  std::memset(out.get(), 0, static_cast<std::size_t>(count) * sizeof(float));
+  return out;
+}
+
 }  // namespace
 
-Weights::Weights(const Layer& layer) : n_(checked_n(layer)), cut_(checked_cut(layer, n_)) {
-  const std::int64_t panels = p64::panels(n_);
-  panels_ = make_buffer<std::uint8_t>(static_cast<std::size_t>(p64::packed_bytes(n_, cut_.k)));
-  p64::pack(layer.codes.data, n_, cut_.k, panels_.get());
-
-  const auto scales = static_cast<std::size_t>(panels * cut_.groups * kPanelChannels);
-  scale_ = make_buffer<float>(scales);
-  std::memset(scale_.get(), 0, scales * sizeof(float));
+Weights::Weights(const Layer& layer)
+    : n_(checked_n(layer)),
+      cut_(checked_cut(layer, n_)),
+      epsilon_(checked_epsilon(layer)),
+      activation_(layer.activation),
+      splits_(checked_splits(layer, n_)),
+      places_(make_places(splits_)) {
+  const std::int64_t panel_bytes = cut_.blocks * p64::kBlockBytes;
+  panels_ = make_buffer<std::uint8_t>(static_cast<std::size_t>(panels() * panel_bytes));
+  for (std::int64_t panel = 0; panel < panels(); ++panel) {
+    const Place& at = place(panel);
+    const std::uint8_t* codes = layer.codes.data + at.row * p64::row_bytes(cut_.k);
+    p64::pack(codes, at.channels, cut_.k, panels_.get() + panel * panel_bytes);
+  }
+  scale_ = zeros(panels() * cut_.groups * kPanelChannels);
+  bias_ = zeros(panels() * kPanelChannels);
   const bool one = layer.scale.shape == std::vector<std::int64_t>{1};
-  for (std::int64_t channel = 0; channel < n_; ++channel) {
-    float* out = scale_.get() + channel / kPanelChannels * cut_.groups * kPanelChannels + channel % kPanelChannels;
-    for (std::int64_t group = 0; group < cut_.groups; ++group) {
-      out[group * kPanelChannels] = layer.scale.data[one ? 0 : channel * cut_.groups + group];
+  for (std::int64_t panel = 0; panel < panels(); ++panel) {
+    const Place& at = place(panel);
+    for (std::int64_t i = 0; i < at.channels * cut_.groups; ++i) {
+      const std::int64_t channel = i / cut_.groups, group = i % cut_.groups;
+      scale_[static_cast<std::size_t>((panel * cut_.groups + group) * kPanelChannels + channel)] =
+          layer.scale.data[one ? 0 : at.row * cut_.groups + i];
     }
+    if (layer.bias.data == nullptr) continue;
+    std::memcpy(bias_.get() + panel * kPanelChannels, layer.bias.data + at.row,
+                static_cast<std::size_t>(at.channels) * sizeof(float));
   }
-
-  const auto biases = static_cast<std::size_t>(panels * kPanelChannels);
-  bias_ = make_buffer<float>(biases);
-  std::memset(bias_.get(), 0, biases * sizeof(float));
-  if (layer.bias.data != nullptr) {
-    std::memcpy(bias_.get(), layer.bias.data, static_cast<std::size_t>(n_) * sizeof(float));
-  }
+  if (layer.gamma.data == nullptr) return;
+  gamma_ = make_buffer<float>(static_cast<std::size_t>(cut_.k));
+  std::memcpy(gamma_.get(), layer.gamma.data, static_cast<std::size_t>(cut_.k) * sizeof(float));
 }
 
 const std::uint8_t* Weights::panel(std::int64_t index) const noexcept {

@@ -1,86 +1,63 @@
 // AVX2: what is done to rows of activations before the product and to tiles of the result behind it.
 #include <immintrin.h>
 
-#include "common/p64.h"
-#include "kernels/ternary_matmul/variant.h"
+#include "kernels/ternary_matmul/rows.h"
 
 namespace baker::ternary {
 namespace {
 
-constexpr int kLanes = 8;
-constexpr std::uint32_t kLargestFinite = 0x7F7FFFFF;
+struct Avx2 {
+  using F = __m256;
+  using I = __m256i;
+  using U = __m256i;
+  static constexpr int kLanes = 8;
 
-inline std::int32_t sum_of(__m256i lanes) {
-  __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
-  sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4E));
-  return _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xB1)));
-}
+  static inline F load(const float* x) { return _mm256_loadu_ps(x); }
+  static inline void store(float* x, F value) { _mm256_storeu_ps(x, value); }
+  static inline F zero_f() { return _mm256_setzero_ps(); }
+  static inline I zero_i() { return _mm256_setzero_si256(); }
+  static inline U zero_u() { return _mm256_setzero_si256(); }
+  static inline F set(float value) { return _mm256_set1_ps(value); }
+  static inline F add(F a, F b) { return _mm256_add_ps(a, b); }
+  static inline F sub(F a, F b) { return _mm256_sub_ps(a, b); }
+  static inline F mul(F a, F b) { return _mm256_mul_ps(a, b); }
+  static inline F div(F a, F b) { return _mm256_div_ps(a, b); }
+  static inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+  static inline F min(F a, F b) { return _mm256_min_ps(a, b); }
+  static inline F abs(F x) { return _mm256_andnot_ps(set(-0.0F), x); }
+  static inline F relu(F x) { return _mm256_andnot_ps(_mm256_cmp_ps(x, zero_f(), _CMP_LE_OQ), x); }
+  static inline F keep_nan(F x, F y) { return _mm256_blendv_ps(y, x, _mm256_cmp_ps(x, x, _CMP_UNORD_Q)); }
+  static inline F shift_23(F x) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x), 23)); }
+  static inline float sqrt(float x) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))); }
 
-// Lanes 0..count-1 are all ones.
-inline __m256i first_lanes(std::int64_t count) {
-  const int limit = count > kLanes ? kLanes : static_cast<int>(count);
-  return _mm256_cmpgt_epi32(_mm256_set1_epi32(limit), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-}
-
-// The largest bit pattern of |x|: for floats that is the largest |x|, and it shows Inf and NaN.
-std::uint32_t abs_max_bits(const float* x, std::int64_t k) {
-  const __m256i magnitude = _mm256_set1_epi32(0x7FFFFFFF);
-  __m256i most = _mm256_setzero_si256();
-  for (std::int64_t i = 0; i < k; i += kLanes) {
-    const __m256i bits = _mm256_castps_si256(_mm256_maskload_ps(x + i, first_lanes(k - i)));
-    most = _mm256_max_epu32(most, _mm256_and_si256(bits, magnitude));
+  static inline U max_u(U a, U b) { return _mm256_max_epu32(a, b); }
+  static inline U max_magnitude(U most, F x) { return max_u(most, _mm256_castps_si256(abs(x))); }
+  static inline std::uint32_t top(U x) {
+    __m128i most = _mm_max_epu32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    most = _mm_max_epu32(most, _mm_shuffle_epi32(most, 0x4E));
+    return static_cast<std::uint32_t>(_mm_cvtsi128_si32(_mm_max_epu32(most, _mm_shuffle_epi32(most, 0xB1))));
   }
-  std::uint32_t lanes[kLanes], largest = 0;
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), most);
-  for (const std::uint32_t lane : lanes) largest = lane > largest ? lane : largest;
-  return largest;
-}
-
-// rint(x * inverse) of 8 values, zero beyond count.
-inline __m256i rounded(const float* x, std::int64_t count, __m256 inverse) {
-  if (count <= 0) return _mm256_setzero_si256();
-  return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_maskload_ps(x, first_lanes(count)), inverse));
-}
-
-// The 16 values of a block as int8.
-inline void store_block(__m256i low, __m256i high, std::int8_t* q) {
-  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xD8);
-  const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(q), bytes);
-}
-
-void quantize_row(const QuantizeTask& task, int row) {
-  const Cut& cut = task.cut;
-  const float* x = task.x + row * cut.k;
-  const std::uint32_t bits = abs_max_bits(x, cut.k);
-  float largest;
-  __builtin_memcpy(&largest, &bits, sizeof(largest));
-  const bool finite = bits <= kLargestFinite;
-  const float a = !finite ? __builtin_nanf("") : largest > kMinAbsMax ? largest : kMinAbsMax;
-  const __m256 inverse = _mm256_set1_ps(kQuantMax / a);
-  const std::int64_t usable = finite ? cut.k : 0;
-  task.step[row] = a / kQuantMax;
-  std::int8_t* q = task.q + row * p64::kBlockWeights;
-  for (std::int64_t group = 0, block = 0; group < cut.groups; ++group) {
-    const std::int64_t end = block + cut.group_blocks, last = end < cut.blocks ? end : cut.blocks;
-    __m256i sum = _mm256_setzero_si256();
-    for (; block < last; ++block, q += task.rows * p64::kBlockWeights) {
-      const std::int64_t at = block * p64::kBlockWeights;
-      const __m256i low = rounded(x + at, usable - at, inverse);
-      const __m256i high = rounded(x + at + kLanes, usable - at - kLanes, inverse);
-      sum = _mm256_add_epi32(sum, _mm256_add_epi32(low, high));
-      store_block(low, high, q);
-    }
-    task.sums[group * task.rows + row] = sum_of(sum);
+  static inline float sum(F x) {
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
   }
-}
-
-void quantize(const QuantizeTask& task) {
-  for (int row = 0; row < task.rows; ++row) quantize_row(task, row);
-}
+  static inline std::int32_t sum_i(I x) {
+    __m128i four = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4E));
+    return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xB1)));
+  }
+  static inline void store_block(const F (&x)[2], std::int8_t* q, I& sum) {
+    const I low = _mm256_cvtps_epi32(x[0]), high = _mm256_cvtps_epi32(x[1]);
+    sum = _mm256_add_epi32(sum, _mm256_add_epi32(low, high));
+    const I words = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xD8);
+    const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(q), bytes);
+  }
+};
 
 }  // namespace
 
-const Rows kAvx2Rows = {quantize};
+const Rows kAvx2Rows = {quantize<Avx2>, finish<Avx2>};
 
 }  // namespace baker::ternary

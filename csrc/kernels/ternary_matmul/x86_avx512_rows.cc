@@ -1,66 +1,54 @@
 // AVX-512: what is done to rows of activations before the product and to tiles of the result behind it.
 #include <immintrin.h>
 
-#include "common/p64.h"
-#include "kernels/ternary_matmul/variant.h"
+#include "kernels/ternary_matmul/rows.h"
 
 namespace baker::ternary {
 namespace {
 
-constexpr int kLanes = 16;
-constexpr std::uint32_t kLargestFinite = 0x7F7FFFFF;
+struct Avx512 {
+  using F = __m512;
+  using I = __m512i;
+  using U = __m512i;
+  static constexpr int kLanes = 16;
 
-inline __mmask16 first_lanes(std::int64_t count) {
-  if (count >= kLanes) return 0xFFFF;
-  return count <= 0 ? __mmask16{0} : static_cast<__mmask16>((1U << static_cast<unsigned>(count)) - 1U);
-}
+  static inline F load(const float* x) { return _mm512_loadu_ps(x); }
+  static inline void store(float* x, F value) { _mm512_storeu_ps(x, value); }
+  static inline F zero_f() { return _mm512_setzero_ps(); }
+  static inline I zero_i() { return _mm512_setzero_si512(); }
+  static inline U zero_u() { return _mm512_setzero_si512(); }
+  static inline F set(float value) { return _mm512_set1_ps(value); }
+  static inline F add(F a, F b) { return _mm512_add_ps(a, b); }
+  static inline F sub(F a, F b) { return _mm512_sub_ps(a, b); }
+  static inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+  static inline F div(F a, F b) { return _mm512_div_ps(a, b); }
+  static inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+  static inline F min(F a, F b) { return _mm512_min_ps(a, b); }
+  static inline F abs(F x) { return _mm512_abs_ps(x); }
+  static inline F relu(F x) { return _mm512_mask_mov_ps(x, _mm512_cmp_ps_mask(x, zero_f(), _CMP_LE_OQ), zero_f()); }
+  static inline F keep_nan(F x, F y) { return _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), x); }
+  static inline F shift_23(F x) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(x), 23)); }
+  static inline float sqrt(float x) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))); }
 
-// The largest bit pattern of |x|: for floats that is the largest |x|, and it shows Inf and NaN.
-std::uint32_t abs_max_bits(const float* x, std::int64_t k) {
-  const __m512i magnitude = _mm512_set1_epi32(0x7FFFFFFF);
-  __m512i most = _mm512_setzero_si512();
-  for (std::int64_t i = 0; i < k; i += kLanes) {
-    const __m512i bits = _mm512_castps_si512(_mm512_maskz_loadu_ps(first_lanes(k - i), x + i));
-    most = _mm512_max_epu32(most, _mm512_and_si512(bits, magnitude));
+  static inline U max_u(U a, U b) { return _mm512_max_epu32(a, b); }
+  static inline U max_magnitude(U most, F x) { return max_u(most, _mm512_castps_si512(abs(x))); }
+  static inline std::uint32_t top(U x) { return _mm512_reduce_max_epu32(x); }
+  static inline float sum(F x) {
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
   }
-  return _mm512_reduce_max_epu32(most);
-}
-
-void quantize_row(const QuantizeTask& task, int row) {
-  const Cut& cut = task.cut;
-  const float* x = task.x + row * cut.k;
-  const std::uint32_t bits = abs_max_bits(x, cut.k);
-  float largest;
-  __builtin_memcpy(&largest, &bits, sizeof(largest));
-  const bool finite = bits <= kLargestFinite;
-  const float a = !finite ? __builtin_nanf("") : largest > kMinAbsMax ? largest : kMinAbsMax;
-  const __mmask16 keep = finite ? 0xFFFF : 0;
-  const __m512 inverse = _mm512_set1_ps(kQuantMax / a);
-  task.step[row] = a / kQuantMax;
-  std::int8_t* q = task.q + row * p64::kBlockWeights;
-  for (std::int64_t group = 0, block = 0; group < cut.groups; ++group) {
-    const std::int64_t end = block + cut.group_blocks, last = end < cut.blocks ? end : cut.blocks;
-    __m512i sum = _mm512_setzero_si512();
-    for (; block < last; ++block) {
-      const std::int64_t at = block * p64::kBlockWeights;
-      const auto lanes = static_cast<__mmask16>(keep & first_lanes(cut.k - at));
-      const __m512 scaled = _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, x + at), inverse);
-      const __m512i rounded =
-          _mm512_maskz_cvt_roundps_epi32(lanes, scaled, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-      sum = _mm512_add_epi32(sum, rounded);
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm512_cvtepi32_epi8(rounded));
-      q += task.rows * p64::kBlockWeights;
-    }
-    task.sums[group * task.rows + row] = _mm512_reduce_add_epi32(sum);
+  static inline std::int32_t sum_i(I x) { return _mm512_reduce_add_epi32(x); }
+  static inline void store_block(const F (&x)[1], std::int8_t* q, I& sum) {
+    const I rounded = _mm512_cvt_roundps_epi32(x[0], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    sum = _mm512_add_epi32(sum, rounded);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm512_cvtepi32_epi8(rounded));
   }
-}
-
-void quantize(const QuantizeTask& task) {
-  for (int row = 0; row < task.rows; ++row) quantize_row(task, row);
-}
+};
 
 }  // namespace
 
-const Rows kAvx512Rows = {quantize};
+const Rows kAvx512Rows = {quantize<Avx512>, finish<Avx512>};
 
 }  // namespace baker::ternary
