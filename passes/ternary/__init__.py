@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from baker.errors import OptionError
 from baker.passes.ternary import merge, plan
+from baker.passes.ternary.rows import Uses
 from baker.passes.ternary.selection import Selection, Survey
 from baker.passes.ternary.weights import GROUP_STEP
 from baker.pipeline.pass_base import LossyPass, PassContext, PassResult
@@ -39,8 +40,9 @@ class Ternary(LossyPass):
 
     name = "ternary"
 
-    kernel: Literal["baker", "ort"] = "baker"
-    """baker: our kernel, in the custom-op library; ort: MatMulNBits, which stock ONNX Runtime has."""
+    kernel: Literal["baker", "ort", "auto"] = "baker"
+    """baker: our kernel, in the custom-op library; ort: MatMulNBits, which stock ONNX Runtime has; auto: for each layer
+    the faster of both on this machine, timed for its shape."""
 
     group: int = 128
     """Weights along K that share a scale when weights are rounded, a multiple of 16 (ort: of 32); 0: one a channel."""
@@ -57,18 +59,18 @@ class Ternary(LossyPass):
             raise OptionError(f"bits must be 2 or 1.6, found {self.bits:g}")
         if self.kernel == "ort" and self.bits != 2:
             raise OptionError(f"bits={self.bits:g} needs kernel=baker: MatMulNBits stores 2 bits a weight")
-        step = GROUP_STEP if self.kernel == "baker" else 2 * GROUP_STEP
+        step = 2 * GROUP_STEP if self.kernel == "ort" else GROUP_STEP
         if self.group < 0 or self.group % step:
             raise OptionError(f"group must be 0 or a multiple of {step} with kernel={self.kernel}, found {self.group}")
 
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """Converts what is ternary, then what the budget allows."""
-        survey = Survey.of(model, self, self.kernel)
+        survey = Survey.of(model, self, self.kernel, Uses.of(model, context) if self.kernel == "auto" else None)
         selection = Selection(model, survey, self.kernel, self.effective_budget(context), context.verifier)
         selection.keep_lossless()
         selection.add_rounded(self.group)
         changes = plan.carry_out(model, selection.plans, self.kernel, context, _PER_BYTE[self.bits])
-        if self.fuse and self.kernel == "baker":
+        if self.fuse and self.kernel != "ort":
             more, refused = merge.take_in(model, self._reaches, context, self.effective_budget(context))
             return PassResult(model, [*changes, *more], [*survey.declined, *refused], selection.warnings)
         return PassResult(model, changes, survey.declined, selection.warnings)

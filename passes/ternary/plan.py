@@ -7,7 +7,7 @@ budget tries plans on clones.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
@@ -40,7 +40,7 @@ class Layer:
     position: int
     hint: str
     linear: Linear
-    use: Use = Use()
+    use: Use = field(default_factory=Use)
 
     @property
     def name(self) -> str:
@@ -60,7 +60,7 @@ class Plan:
     layer: Layer
     weight: TernaryWeight
     error: float | None = None
-    lowering: Lowering = Lowering()
+    lowering: Lowering = field(default_factory=Lowering)
 
 
 def layers(

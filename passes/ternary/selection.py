@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from baker.passes.ternary import plan
 from baker.passes.ternary.plan import Layer, Plan
+from baker.passes.ternary.rows import Uses
 from baker.passes.ternary.search import Choice, Search, describe, harm
 from baker.passes.ternary.subgraph import Evaluator
 from baker.pipeline.pass_base import Declined, LossyPass
@@ -30,10 +31,14 @@ class Survey:
     declined: list[Declined] = field(default_factory=list)
 
     @classmethod
-    def of(cls, model: ir.Model, aim: LossyPass, kernel: str) -> Survey:
-        """Looks at every layer that the options of the pass let through."""
+    def of(cls, model: ir.Model, aim: LossyPass, kernel: str, uses: Uses | None = None) -> Survey:
+        """Looks at every layer that the options of the pass let through.
+
+        Args:
+            uses: tells how many rows a layer has; None where nothing depends on it.
+        """
         survey = cls(Evaluator(model))
-        for found in plan.layers(model, survey.evaluator, aim):
+        for found in plan.layers(model, survey.evaluator, aim, uses):
             if isinstance(found, Declined):
                 survey.declined.append(found)
                 continue
