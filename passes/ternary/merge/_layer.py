@@ -12,6 +12,7 @@ from baker.model.graph import (
     Array,
     attribute,
     constant_before,
+    constant_tensor,
     constant_value,
     emit,
     graph_of,
@@ -51,14 +52,14 @@ class TernaryLayer:
 
     @classmethod
     def of(cls, node: ir.Node) -> TernaryLayer | None:
-        """Reads a node; None where K or the shape of its codes is unknown.
+        """Reads a node; None where its codes are computed.
 
         Raises:
             UnknownAttribute: an attribute is a parameter of the enclosing function.
         """
         x, codes, scale, bias, gamma, residual = (*node.inputs, None, None, None)[:6]
-        depth, dims = attribute(node, "K", 0), shape_of(codes)
-        if x is None or codes is None or scale is None or dims is None or len(dims) != 2 or dims[0] is None:
+        tensor = constant_tensor(codes)
+        if x is None or codes is None or scale is None or tensor is None or len(tensor.shape) != 2:
             return None
         return cls(
             node=node,
@@ -68,12 +69,12 @@ class TernaryLayer:
             bias=_present(bias),
             gamma=_present(gamma),
             residual=_present(residual),
-            depth=depth,
+            depth=attribute(node, "K", 0),
             group=attribute(node, "group", 0),
             per_byte=attribute(node, "weights_per_byte", _FOUR_A_BYTE),
             activation=attribute(node, "activation", ""),
             epsilon=attribute(node, "epsilon", None),
-            sizes=attribute(node, "splits", None) or (dims[0],),
+            sizes=attribute(node, "splits", None) or (int(tensor.shape.numpy()[0]),),
         )
 
     @property
@@ -142,7 +143,8 @@ def private(value: ir.Value, readers: Sequence[ir.Node], home: ir.Node) -> str |
 
 def _present(value: ir.Value | None) -> ir.Value | None:
     """None for an input that is left out, or an empty tensor that stands for one."""
-    return None if value is None or shape_of(value) == (0,) else value
+    tensor = constant_tensor(value)
+    return None if value is None or (tensor is not None and tensor.size == 0) else value
 
 
 def _absent(before: ir.Node) -> ir.Value:
