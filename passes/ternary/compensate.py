@@ -91,7 +91,7 @@ class Rounded:
     def dequantized(self) -> Array:
         """The matrix in float32 [N, K]."""
         scale = np.repeat(self.scale, self.width, axis=1)[:, : self.codes.shape[1]]
-        return self.codes.astype(np.float32) * scale
+        return np.asarray(self.codes.astype(np.float32) * scale)
 
 
 def output_error(weight: Array, rounded: Array, hessian: Array) -> float:

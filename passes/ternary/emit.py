@@ -60,7 +60,10 @@ class Emitter:
         """
         before = layer.result.producer() or layer.node
         build = self._baker if self.kernel == "baker" else self._ort
-        node = build(before, activation, weight, layer, hint)
+        return self.settle(layer, before, build(before, activation, weight, layer, hint))
+
+    def settle(self, layer: Linear, before: ir.Node, node: ir.Node) -> ir.Node:
+        """Puts what a node makes in the place of the layer's result, and removes what nobody reads any more."""
         product = node.outputs[0]
         if layer.addend is not None:
             product = emit(before, "Add", [product, layer.addend], name=f"{node.name}_add").outputs[0]

@@ -42,6 +42,17 @@ class Linear:
     bias_value: ir.Value | None = None
     addend: ir.Value | None = None
 
+    def dims(self, evaluator: Evaluator) -> tuple[int, int] | None:
+        """(N, K), or None where the weight is no matrix that is known ahead."""
+        shape = shape_of(self.weight)
+        if shape is None or None in shape:
+            stored = evaluator.constant(self.weight)
+            shape = None if stored is None else stored.shape
+        if shape is None or len(shape) != 2:
+            return None
+        first, second = (int(dim or 0) for dim in shape)
+        return (first, second) if self.transposed else (second, first)
+
     def matrix(self, evaluator: Evaluator) -> Array | str:
         """The weight as float32 [N, K], every factor included, or why there is none."""
         stored = evaluator.constant(self.weight)
@@ -206,24 +217,17 @@ def _per_channel(constant: Array | None, layer: Linear, evaluator: Evaluator) ->
     """The constant as float32 [N] when adding it to the result adds one value a channel and no axis."""
     if constant is None or constant.dtype != np.float32:
         return None
-    channels = _channels(layer, evaluator)
+    dims = layer.dims(evaluator)
     shape = shape_of(layer.activation) or shape_of(layer.result) or (None,)
     axes = 2 if is_op(layer.node, "Gemm") else len(shape)
-    if channels is None or constant.ndim > axes or constant.size not in (1, channels):
+    if dims is None:
+        return None
+    channels = dims[0]
+    if constant.ndim > axes or constant.size not in (1, channels):
         return None
     if constant.size == channels and constant.ndim and constant.shape[-1] != channels:
         return None
     return np.broadcast_to(constant.reshape(-1), (channels,))
-
-
-def _channels(layer: Linear, evaluator: Evaluator) -> int | None:
-    shape = shape_of(layer.weight)
-    if shape is None or None in shape:
-        stored = evaluator.constant(layer.weight)
-        shape = None if stored is None else stored.shape
-    if shape is None or len(shape) != 2:
-        return None
-    return shape[0] if layer.transposed else shape[1]
 
 
 def _unfit(node: ir.Node, activation: ir.Value, weight: ir.Value) -> str | None:

@@ -17,6 +17,7 @@ from baker.passes.ternary import linear, weights
 from baker.passes.ternary.activation import resolve
 from baker.passes.ternary.auto import Lowering, lowering
 from baker.passes.ternary.emit import Emitter, stored_bytes
+from baker.passes.ternary.integers import IntegerEmitter, IntWeight
 from baker.passes.ternary.linear import Linear
 from baker.passes.ternary.rows import Use, Uses
 from baker.passes.ternary.subgraph import Evaluator
@@ -50,7 +51,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Plan:
-    """A layer and the ternary weight that it is to get.
+    """A layer and the ternary, int4 or int8 weight that it is to get.
 
     Attributes:
         error: L2 norm of what rounding takes from the weight, relative to the weight; None where nothing is lost.
@@ -58,7 +59,7 @@ class Plan:
     """
 
     layer: Layer
-    weight: TernaryWeight
+    weight: TernaryWeight | IntWeight
     error: float | None = None
     lowering: Lowering = field(default_factory=Lowering)
 
@@ -108,19 +109,10 @@ def lossless(layer: Layer, evaluator: Evaluator, kernel: str) -> Plan | str:
     if isinstance(matrix, str):
         return matrix
     weight = weights.lossless(matrix)
-    return weight if isinstance(weight, str) else _checked(Plan(layer, weight), kernel)
+    return weight if isinstance(weight, str) else checked(Plan(layer, weight), kernel)
 
 
-def rounded(layer: Layer, evaluator: Evaluator, kernel: str, group: int) -> Plan | str:
-    """The plan that rounds a layer's weight to the nearest ternary one, or why there is none."""
-    matrix = layer.linear.matrix(evaluator)
-    if isinstance(matrix, str):
-        return matrix
-    weight = weights.nearest(matrix, group)
-    return _checked(Plan(layer, weight, weights.relative_error(matrix, weight)), kernel)
-
-
-def _checked(plan: Plan, kernel: str) -> Plan | str:
+def checked(plan: Plan, kernel: str) -> Plan | str:
     """The plan, or why the layer's shape or the kernel rules it out."""
     channels, depth = plan.weight.codes.shape
     if depth > linear.MAX_DEPTH:
@@ -145,6 +137,7 @@ def carry_out(
     """
     nodes = list(all_nodes(model))
     evaluator, emitters = Evaluator(model), {form: Emitter(model, form, per_byte) for form in ("baker", "ort")}
+    integers = IntegerEmitter(model, "ort")
     changes = []
     for plan in sorted(plans, key=lambda plan: plan.layer.position):
         node = nodes[plan.layer.position]
@@ -156,7 +149,10 @@ def carry_out(
         depth = plan.weight.codes.shape[1]
         activation = resolve(found.activation, depth, evaluator)
         name = label(node)
-        new = emitters[plan.lowering.kernel].replace(found, activation, plan.weight, plan.layer.hint)
+        if isinstance(plan.weight, IntWeight):
+            new = integers.exchange(found, activation, plan.weight, plan.layer.hint)
+        else:
+            new = emitters[plan.lowering.kernel].replace(found, activation, plan.weight, plan.layer.hint)
         if new.name and node.graph is None:
             new.name = _original(node.name or new.name)  # the layer goes on under the name its user knows
         changes.append(_change(plan, name, node.op_type, new, activation.quantized))
@@ -176,6 +172,10 @@ def trial(model: ir.Model, plans: Sequence[Plan], kernel: str) -> ir.Model:
 def _change(plan: Plan, name: str, before: str, after: ir.Node, quantized: bool) -> Change:
     channels, depth = plan.weight.codes.shape
     scales = plan.weight.kind
+    if isinstance(plan.weight, IntWeight):
+        how = f"its weight was rounded to int{plan.weight.bits} ({scales}), relative error {plan.error:.3f}"
+        size = f"{4 * channels * depth} -> {plan.weight.nbytes} bytes"
+        return Change(_rule(plan), name, f"{before} {depth} x {channels} -> int{plan.weight.bits}: {how}; {size}")
     if plan.error is None:
         how = f"its weight was ternary ({scales})"
     else:
@@ -189,4 +189,6 @@ def _change(plan: Plan, name: str, before: str, after: ir.Node, quantized: bool)
 
 
 def _rule(plan: Plan) -> str:
+    if isinstance(plan.weight, IntWeight):
+        return f"int{plan.weight.bits}"
     return "post-training" if plan.error is not None else "lossless-" + plan.weight.kind.replace(" ", "-")

@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from baker.passes.ternary import plan
+from baker.passes.ternary.choice import Mixer, Mixture
+from baker.passes.ternary.inputs import Inputs
+from baker.passes.ternary.menu import Fallback, Kitchen, Menu
 from baker.passes.ternary.plan import Layer, Plan
 from baker.passes.ternary.rows import Uses
 from baker.passes.ternary.search import Choice, Search, describe, harm
 from baker.passes.ternary.subgraph import Evaluator
-from baker.pipeline.pass_base import Declined, LossyPass
+from baker.pipeline.pass_base import Declined, LossyPass, PassContext
 from baker.proof.budget import Budget
 
 if TYPE_CHECKING:
-    from baker.proof.verifier import Measurement, Verifier
+    from baker.proof.verifier import Measurement
 
 
 @dataclass
@@ -60,9 +63,10 @@ class Selection:
     """
 
     def __init__(
-        self, model: ir.Model, survey: Survey, kernel: str, budget: Budget | None, verifier: Verifier | None
+        self, model: ir.Model, survey: Survey, kernel: str, budget: Budget | None, context: PassContext
     ) -> None:
-        self.model, self.survey, self.kernel, self.budget, self.verifier = model, survey, kernel, budget, verifier
+        self.model, self.survey, self.kernel, self.budget = model, survey, kernel, budget
+        self.context, self.verifier = context, context.verifier
         self.plans: list[Plan] = []
         self.warnings: list[str] = []
 
@@ -78,22 +82,58 @@ class Selection:
         allowed = -math.inf if before.met else harm(before)
         self._search(self.survey.lossless, lambda result: result.met or harm(result) <= allowed, "lossless")
 
-    def add_rounded(self, group: int) -> None:
-        """Takes layers that may be rounded to ternary on top, or declines them all.
+    def add_rounded(self, group: int, fallback: Sequence[Fallback]) -> None:
+        """Gives further layers the smallest forms that the budget bears together, or declines them all.
 
         Args:
-            group: weights along K that share a scale; 0 for one a channel.
+            group: weights along K that share a scale in a rounded ternary layer; 0 for one a channel.
+            fallback: other forms that a layer may be given.
         """
         if not self.survey.others:
             return
-        hindrance = self._blindness() or self._no_room()
-        if hindrance:
+        hindrance = self._blindness()
+        now = self._measure(self.plans) if hindrance is None else None
+        hindrance = hindrance or self._no_room(now)
+        if hindrance or now is None:
             for layer, reason in self.survey.others:
                 self._decline(layer, f"{reason}; {hindrance}", "post-training")
             return
-        choice = self._search(self._rounded(group), lambda result: result.met, "post-training")
-        if choice.chosen:
-            self.warnings.append(self._warning(choice))
+        menus, kept = self._menus(Kitchen(self.survey.evaluator, self.kernel, group, fallback)), list(self.plans)
+        mixer = Mixer(menus, lambda plans: self._measure([*kept, *plans]), lambda result: result.met, now)
+        self._settle(menus, mixer.run(), kept)
+
+    def _menus(self, kitchen: Kitchen) -> list[Menu]:
+        """The forms of the layers that are not ternary."""
+        reasons = {layer.position: reason for layer, reason in self.survey.others}
+        inputs, menus = Inputs(self.model, self.survey.evaluator, self.context), []
+        for layer, hessian in inputs.portions([layer for layer, _ in self.survey.others]):
+            made = kitchen.menu(layer, hessian)
+            self.survey.evaluator.forget()
+            if isinstance(made, Menu):
+                menus.append(made)
+                continue
+            reason = reasons[layer.position]
+            self._decline(layer, made if made == reason else f"{reason}; {made}", "post-training")
+        self.warnings += [inputs.problem] if inputs.problem else []
+        return menus
+
+    def _settle(self, menus: Sequence[Menu], mixture: Mixture, kept: Sequence[Plan]) -> None:
+        """Takes what the search chose, and says what became of the rest."""
+        rounded: list[tuple[Menu, Plan]] = []
+        for index, (menu, level) in enumerate(zip(menus, mixture.levels, strict=True)):
+            chosen = menu.options[level]
+            if chosen.plan is not None:
+                self.plans.append(chosen.plan)
+                rounded += [(menu, chosen.plan)] if chosen.ternary else []
+                continue
+            what, alone = f" (relative weight error {menu.options[-1].weight_error:.3f})", mixture.alone.get(index)
+            if alone is None:
+                reason = f"budget {self.budget}: not tried, since others like it found no place{what}"
+            else:
+                reason = f"budget {self.budget}: converting would give {describe(alone)}{what}"
+            self._decline(menu.layer, reason, "post-training")
+        if rounded:
+            self.warnings.append(self._warning(rounded, mixture.measured))
 
     def _search(self, candidates: Sequence[Plan], holds: Callable[[Measurement], bool], rule: str) -> Choice[Plan]:
         """Adds those of the candidates to the chosen that hold together with them, and declines the others."""
@@ -124,35 +164,35 @@ class Selection:
             return f"rounding it under the budget {self.budget} needs feeds to measure with"
         return None
 
-    def _no_room(self) -> str | None:
+    def _no_room(self, now: Measurement | None) -> str | None:
         """Why the budget bears no rounding at all, or None."""
-        now = self._measure(self.plans)
-        if now.met:
+        if now is None or now.met:
             return None
         if math.isnan(now.value):
             return f"rounding it under the budget {self.budget} needs feeds to measure with ({now.detail})"
         return f"the budget {self.budget} has no room for rounding it: {describe(now)} even without"
 
-    def _rounded(self, group: int) -> list[Plan]:
-        """Plans for the layers that are not ternary, the smallest error first."""
-        plans = []
-        for layer, reason in self.survey.others:
-            made = plan.rounded(layer, self.survey.evaluator, self.kernel, group)
-            self.survey.evaluator.forget()
-            if isinstance(made, Plan):
-                plans.append(made)
-            else:
-                self._decline(layer, made if made == reason else f"{reason}; {made}", "post-training")
-        return sorted(plans, key=lambda made: made.error or 0.0)
-
     def _decline(self, layer: Layer, reason: str, rule: str) -> None:
         self.survey.declined.append(Declined(layer.name, reason, rule))
 
-    def _warning(self, choice: Choice[Plan]) -> str:
-        worst, count = max(choice.chosen, key=lambda made: made.error or 0.0), len(choice.chosen)
-        result = "" if choice.measured is None else f", and together they give {describe(choice.measured)}"
+    def _warning(self, rounded: Sequence[tuple[Menu, Plan]], measured: Measurement | None) -> str:
+        worst, count = max((made for _, made in rounded), key=lambda made: made.error or 0.0), len(rounded)
+        result = "" if measured is None else f", and together they give {describe(measured)}"
+        figures = "; ".join(_against_int4(menu, made) for menu, made in rounded[:_SHOWN])
+        more = f"; and {count - _SHOWN} more" if count > _SHOWN else ""
         return (
             f"{count} trained {'layer was' if count == 1 else 'layers were'} rounded to ternary weights, which loses "
             f"much: relative weight error up to {worst.error:.3f} ('{worst.layer.name}'). "
-            f"The budget {self.budget} allows it{result}."
+            f"The budget {self.budget} allows it{result}. Weight errors: {figures}{more}."
         )
+
+
+_SHOWN = 6
+"""Layers that a warning lists."""
+
+
+def _against_int4(menu: Menu, made: Plan) -> str:
+    """A layer's error, and what int4 would have cost."""
+    line = f"'{menu.layer.name}' {made.error:.3f} in {made.weight.nbytes} bytes"
+    int4 = next((option for option in menu.options if option.form == "int4"), None)
+    return line if int4 is None else f"{line} (int4: {int4.weight_error:.3f} in {int4.nbytes})"

@@ -49,6 +49,10 @@ class Evaluator:
             self._arrays[value] = self.compute(value, {})
         return self._arrays[value]
 
+    def opset(self, node: ir.Node) -> int:
+        """The version of the default operator set that a node is of."""
+        return _opset(self._model, node)
+
     def forget(self) -> None:
         """Frees the computed arrays."""
         self._arrays.clear()

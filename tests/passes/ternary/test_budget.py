@@ -116,7 +116,7 @@ def test_the_budget_holds_and_every_layer_is_accounted_for(budget: str, kernel: 
 
 def test_near_ternary_layers_find_room_where_float_ones_do_not():
     model = network("nfnf")
-    result = ternary(model, context(model, "sqnr=12dB"))
+    result = ternary(model, context(model, "sqnr=12dB"), fallback=())
     assert [change.node for change in result.changes] == ["MatMul_0", "MatMul_4"]
     assert [declined.node for declined in result.declined] == ["MatMul_2", "MatMul_6"]
 
