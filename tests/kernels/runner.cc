@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "common/p64.h"
+#include "common/trits.h"
 #include "kernels/ternary_matmul/ternary_matmul.h"
 
 namespace {
@@ -157,11 +158,35 @@ bool same(const Case& made, const char* isa, const std::vector<float>& got, cons
   return true;
 }
 
+// The same layer with five weights a byte.
+std::vector<std::uint8_t> base3(const Case& made) {
+  const std::int64_t bytes = trits::row_bytes(made.k);
+  std::vector<std::uint8_t> out(static_cast<std::size_t>(made.n * bytes), 0);
+  for (std::int64_t i = 0; i < made.n * bytes * 5; ++i) {
+    const std::int64_t row = i / (bytes * 5), byte = i / 5 % bytes, at = 5 * byte + 4 - i % 5;  // high digit first
+    const std::uint8_t* codes = made.codes.data() + row * p64::row_bytes(made.k);
+    const int digit = at < made.k ? codes[at / 4] >> (2 * (at % 4)) & 3 : 1;
+    std::uint8_t& to = out[static_cast<std::size_t>(row * bytes + byte)];
+    to = static_cast<std::uint8_t>(3 * to + digit);
+  }
+  return out;
+}
+
+// Both forms of a file give the same weights.
+bool check_base3(const Case& made, const std::vector<float>& want) {
+  const std::vector<std::uint8_t> bytes = base3(made);
+  Layer layer = made.layer();
+  layer.codes = {bytes.data(), {made.n, trits::row_bytes(made.k)}};
+  layer.weights_per_byte = 5;
+  return same(made, "base 3", multiply(select_variant("auto"), Weights(layer), made, serial_executor()), want);
+}
+
 bool check_variants(Random& random, int cases) {
   for (int i = 0; i < cases; ++i) {
     const Case made = make_case(random);
     const Weights weights(made.layer());
     const std::vector<float> want = multiply(select_variant("scalar"), weights, made, serial_executor());
+    if (!check_base3(made, want)) return false;
     for (const Variant* variant : available_variants()) {
       const Executor executor = i % 8 == 0 ? Executor{run_on_two, nullptr} : serial_executor();
       if (!same(made, variant->isa, multiply(*variant, weights, made, executor), want)) return false;
@@ -187,6 +212,15 @@ bool check_refusals() {
                          std::vector<std::int64_t> codes_shape, std::vector<std::int64_t> scale_shape) {
     return Layer{k, group, {c.data(), std::move(codes_shape)}, {scale.data(), std::move(scale_shape)}, {}};
   };
+  const std::vector<std::uint8_t> large(8, 243), digits(8, 121), unpadded(8, 40);  // 121: five digits 1
+  Layer above = layer(10, 0, large, {4, 2}, {4}), padded = layer(9, 0, unpadded, {4, 2}, {4});
+  Layer short_row = layer(11, 0, digits, {4, 2}, {4}), seven = layer(7, 0, codes, {4, 2}, {4});
+  above.weights_per_byte = padded.weights_per_byte = short_row.weights_per_byte = 5;
+  seven.weights_per_byte = 7;
+  if (!refuses(above, "a byte above 242") || !refuses(padded, "base-3 padding that is not digit 1") ||
+      !refuses(short_row, "too few base-3 bytes") || !refuses(seven, "7 weights a byte")) {
+    return false;
+  }
   Layer bias = layer(7, 0, codes, {4, 2}, {4});
   bias.bias = {scale.data(), {3}};
   return refuses(layer(7, 0, threes, {4, 2}, {4}), "code 3") &&

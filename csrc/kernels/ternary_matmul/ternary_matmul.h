@@ -43,6 +43,7 @@ struct Layer {
   float epsilon = 0.0F;    // of the RMSNorm
   Activation activation = Activation::kNone;
   std::vector<std::int64_t> splits = {};  // channels of each output, N together; empty: one output
+  std::int64_t weights_per_byte = 4;      // 4: codes as above; 5: base 3, codes is N x ceil(K/5) (common/trits.h)
 };
 
 // Where the channels of one panel come from and go to. An output begins with a panel of its own.

@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "common/p64.h"
+#include "common/trits.h"
 #include "kernels/ternary_matmul/ternary_matmul.h"
 
 namespace baker::ternary {
@@ -29,8 +30,26 @@ void check_attributes(const Layer& layer) {
   }
 }
 
+// N of a layer whose codes are in base 3.
+std::int64_t checked_trits(const Layer& layer) {
+  const auto& shape = layer.codes.shape;
+  const std::int64_t bytes = trits::row_bytes(layer.k);
+  if (shape.size() != 2 || shape[0] < 1 || shape[1] != bytes) {
+    refuse("codes has shape " + text(shape) + "; K = " + text(layer.k) + " with 5 weights a byte needs [N, " +
+           text(bytes) + "] with N at least 1");
+  }
+  const std::int64_t bad = trits::first_bad_row(layer.codes.data, shape[0], layer.k);
+  if (bad < 0) return shape[0];
+  refuse("codes row " + text(bad) +
+         " holds a byte above 242 or padding that is not digit 1; a byte is five digits t + 1 of base 3");
+}
+
 std::int64_t checked_n(const Layer& layer) {
   check_attributes(layer);
+  if (layer.weights_per_byte == 5) return checked_trits(layer);
+  if (layer.weights_per_byte != 4) {
+    refuse("weights_per_byte is " + text(layer.weights_per_byte) + "; it must be 4 (2-bit codes) or 5 (base 3)");
+  }
   const auto& shape = layer.codes.shape;
   if (shape.size() != 2 || shape[0] < 1 || shape[1] != p64::row_bytes(layer.k)) {
     refuse("codes has shape " + text(shape) + "; K = " + text(layer.k) + " needs [N, " + text(p64::row_bytes(layer.k)) +
@@ -115,9 +134,16 @@ Weights::Weights(const Layer& layer)
       places_(make_places(splits_)) {
   const std::int64_t panel_bytes = cut_.blocks * p64::kBlockBytes;
   panels_ = make_buffer<std::uint8_t>(static_cast<std::size_t>(panels() * panel_bytes));
+  const bool base3 = layer.weights_per_byte == 5;
+  const auto unpacked =
+      make_buffer<std::uint8_t>(base3 ? static_cast<std::size_t>(kPanelChannels * p64::row_bytes(cut_.k)) : 0);
   for (std::int64_t panel = 0; panel < panels(); ++panel) {
     const Place& at = place(panel);
     const std::uint8_t* codes = layer.codes.data + at.row * p64::row_bytes(cut_.k);
+    if (base3) {
+      trits::to_codes(layer.codes.data + at.row * trits::row_bytes(cut_.k), at.channels, cut_.k, unpacked.get());
+      codes = unpacked.get();
+    }
     p64::pack(codes, at.channels, cut_.k, panels_.get() + panel * panel_bytes);
   }
   scale_ = zeros(panels() * cut_.groups * kPanelChannels);
