@@ -13,6 +13,9 @@ namespace {
 constexpr int kLanes = 16;  // channels in a register
 constexpr int kFields = 4;  // codes in a byte
 constexpr int kPanelRegisters = 4;
+// Bytes that a GEMV asks for ahead of its stream. Weights in DRAM (Zen 5): 31 GB/s without, 34 at 2 KiB, 37 at 4, 38
+// at 8.
+constexpr int kAhead = 8192;
 
 inline __m512i codes_at(const std::uint8_t* weights) { return _mm512_load_si512(weights); }
 
@@ -62,6 +65,7 @@ inline void accumulate_row(const std::uint8_t* weights, const std::int8_t* q, st
     for (int j = 0; j < kFields; ++j) four[j] = broadcast(q + 4 * j);
 #pragma GCC unroll 4
     for (int z = 0; z < kPanelRegisters; ++z) {
+      __builtin_prefetch(weights + 64 * z + kAhead);  // runs on into the next panel; beyond the last it does no harm
       const __m512i codes = codes_at(weights + 64 * z);
 #pragma GCC unroll 4
       for (int j = 0; j < kFields; ++j) {
