@@ -13,6 +13,11 @@ from baker.passes.ternary.subgraph import Evaluator
 MAX_DEPTH = 1 << 19
 """K up to which `ai.baker::TernaryMatMul` sums in int32."""
 
+_NOT_WORTH_IT = {
+    "Conv": ": im2col takes 1 to 6 times as long as an int8 Conv (benchmarks/ternary_conv.py); quantize makes it int8",
+    "ConvTranspose": "",
+}
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -83,7 +88,9 @@ def find(node: ir.Node, evaluator: Evaluator) -> Linear | str | None:
     if is_op(node, "MatMulInteger"):
         return _of_matmul_integer(node, evaluator)
     if is_op(node, "Conv", "ConvTranspose") and evaluator.is_constant(node.inputs[1]):
-        return f"ternary converts MatMul and Gemm; there is no ternary {node.op_type} kernel"
+        return (
+            f"ternary converts MatMul and Gemm; there is no ternary {node.op_type} kernel{_NOT_WORTH_IT[node.op_type]}"
+        )
     return None
 
 
