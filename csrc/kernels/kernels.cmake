@@ -8,6 +8,7 @@ set(TERNARY csrc/kernels/ternary_matmul)
 add_library(baker_kernels STATIC
   csrc/common/cpu.cc
   csrc/common/p64.cc
+  csrc/common/shared_bytes.cc
   csrc/common/trits.cc
   ${TERNARY}/weights.cc
   ${TERNARY}/run.cc

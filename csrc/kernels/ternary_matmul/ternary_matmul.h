@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "common/buffer.h"
+#include "common/shared_bytes.h"
 #include "kernels/ternary_matmul/variant.h"
 
 namespace baker::ternary {
@@ -78,7 +79,7 @@ class Weights {
  private:
   std::int64_t n_;
   Cut cut_;
-  Buffer<std::uint8_t> panels_;
+  SharedBytes panels_;
   Buffer<float> scale_;  // panels x groups x 64
   Buffer<float> bias_;   // panels x 64
   Buffer<float> gamma_;

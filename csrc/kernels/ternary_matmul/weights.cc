@@ -133,7 +133,8 @@ Weights::Weights(const Layer& layer)
       splits_(checked_splits(layer, n_)),
       places_(make_places(splits_)) {
   const std::int64_t panel_bytes = cut_.blocks * p64::kBlockBytes;
-  panels_ = make_buffer<std::uint8_t>(static_cast<std::size_t>(panels() * panel_bytes));
+  const auto bytes = static_cast<std::size_t>(panels() * panel_bytes);
+  Buffer<std::uint8_t> packed = make_buffer<std::uint8_t>(bytes);
   const bool base3 = layer.weights_per_byte == 5;
   const auto unpacked =
       make_buffer<std::uint8_t>(base3 ? static_cast<std::size_t>(kPanelChannels * p64::row_bytes(cut_.k)) : 0);
@@ -144,8 +145,9 @@ Weights::Weights(const Layer& layer)
       trits::to_codes(layer.codes.data + at.row * trits::row_bytes(cut_.k), at.channels, cut_.k, unpacked.get());
       codes = unpacked.get();
     }
-    p64::pack(codes, at.channels, cut_.k, panels_.get() + panel * panel_bytes);
+    p64::pack(codes, at.channels, cut_.k, packed.get() + panel * panel_bytes);
   }
+  panels_ = share(std::move(packed), bytes);
   scale_ = zeros(panels() * cut_.groups * kPanelChannels);
   bias_ = zeros(panels() * kPanelChannels);
   const bool one = layer.scale.shape == std::vector<std::int64_t>{1};

@@ -1,0 +1,59 @@
+#include "common/shared_bytes.h"
+
+#include <cstring>
+#include <mutex>
+#include <unordered_map>
+
+namespace baker {
+namespace {
+
+struct Held {
+  std::weak_ptr<const std::uint8_t[]> bytes;
+  std::size_t size;
+};
+
+// Never destroyed: a session may outlive the static objects of this library.
+struct Registry {
+  std::mutex mutex;
+  std::unordered_multimap<std::uint64_t, Held> held;
+};
+
+Registry& registry() {
+  static auto* const one = new Registry;
+  return *one;
+}
+
+// Only finds candidates. FNV-1a over words of 8 bytes, the last one filled up with zeros.
+std::uint64_t fingerprint(const std::uint8_t* bytes, std::size_t size) noexcept {
+  std::uint64_t hash = 0xCBF29CE484222325U ^ size;
+  for (std::size_t at = 0; at < size; at += sizeof(hash)) {
+    std::uint64_t word = 0;
+    std::memcpy(&word, bytes + at, size - at < sizeof(word) ? size - at : sizeof(word));
+    hash = (hash ^ word) * 0x100000001B3U;
+    hash ^= hash >> 29U;
+  }
+  return hash;
+}
+
+}  // namespace
+
+SharedBytes share(Buffer<std::uint8_t> bytes, std::size_t size) {
+  const std::uint64_t key = fingerprint(bytes.get(), size);
+  Registry& all = registry();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  auto [at, end] = all.held.equal_range(key);
+  while (at != end) {
+    const SharedBytes found = at->second.bytes.lock();
+    if (found == nullptr) {
+      at = all.held.erase(at);  // its last holder is gone
+      continue;
+    }
+    if (at->second.size == size && std::memcmp(found.get(), bytes.get(), size) == 0) return found;
+    ++at;
+  }
+  SharedBytes made(bytes.release(), FreeDeleter{});
+  all.held.emplace(key, Held{made, size});
+  return made;
+}
+
+}  // namespace baker

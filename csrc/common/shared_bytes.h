@@ -1,0 +1,19 @@
+// Packed weights that are equal are held once: layers that read one initializer, and sessions of one model, pack it
+// each for itself, and N copies of a weight would be N times the memory and fall out of the cache that one copy fits.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "common/buffer.h"
+
+namespace baker {
+
+using SharedBytes = std::shared_ptr<const std::uint8_t[]>;
+
+// bytes, or an equal array that somebody in this process holds already; compared byte for byte, so that no hash
+// decides. Freed with its last holder. Any thread may call. Throws std::bad_alloc.
+[[nodiscard]] SharedBytes share(Buffer<std::uint8_t> bytes, std::size_t size);
+
+}  // namespace baker
