@@ -15,6 +15,7 @@ CpuFeatures detect() noexcept {
   found.avx512_vnni = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512vnni");
+  found.avx512_vbmi = found.avx512_vnni && __builtin_cpu_supports("avx512vbmi");
 #elif defined(__aarch64__)
   found.neon = true;
 #if defined(__APPLE__)

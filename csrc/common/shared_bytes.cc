@@ -1,5 +1,6 @@
 #include "common/shared_bytes.h"
 
+#include <atomic>
 #include <cstring>
 #include <mutex>
 #include <unordered_map>
@@ -16,6 +17,7 @@ struct Held {
 struct Registry {
   std::mutex mutex;
   std::unordered_multimap<std::uint64_t, Held> held;
+  std::atomic<std::size_t> total{0};
 };
 
 Registry& registry() {
@@ -37,6 +39,8 @@ std::uint64_t fingerprint(const std::uint8_t* bytes, std::size_t size) noexcept 
 
 }  // namespace
 
+std::size_t shared_total() noexcept { return registry().total.load(); }
+
 SharedBytes share(Buffer<std::uint8_t> bytes, std::size_t size) {
   const std::uint64_t key = fingerprint(bytes.get(), size);
   Registry& all = registry();
@@ -51,7 +55,11 @@ SharedBytes share(Buffer<std::uint8_t> bytes, std::size_t size) {
     if (at->second.size == size && std::memcmp(found.get(), bytes.get(), size) == 0) return found;
     ++at;
   }
-  SharedBytes made(bytes.release(), FreeDeleter{});
+  SharedBytes made(bytes.release(), [size, &all](const std::uint8_t* memory) {
+    all.total -= size;
+    FreeDeleter{}(const_cast<std::uint8_t*>(memory));  // it was made writable
+  });
+  all.total += size;
   all.held.emplace(key, Held{made, size});
   return made;
 }

@@ -16,4 +16,7 @@ using SharedBytes = std::shared_ptr<const std::uint8_t[]>;
 // decides. Freed with its last holder. Any thread may call. Throws std::bad_alloc.
 [[nodiscard]] SharedBytes share(Buffer<std::uint8_t> bytes, std::size_t size);
 
+// Bytes of all arrays that share() gave out and somebody still holds.
+[[nodiscard]] std::size_t shared_total() noexcept;
+
 }  // namespace baker

@@ -8,9 +8,12 @@ set(TERNARY csrc/kernels/ternary_matmul)
 add_library(baker_kernels STATIC
   csrc/common/cpu.cc
   csrc/common/p64.cc
+  csrc/common/p80.cc
   csrc/common/shared_bytes.cc
   csrc/common/trits.cc
+  ${TERNARY}/activation.cc
   ${TERNARY}/weights.cc
+  ${TERNARY}/layout.cc
   ${TERNARY}/run.cc
   ${TERNARY}/dispatch.cc
   ${TERNARY}/scalar.cc
@@ -24,6 +27,8 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")  # GCC before 13 warns about its own AV
   list(APPEND AVX512_VNNI -Wno-maybe-uninitialized)
 endif()
 
+set(AVX512_VBMI ${AVX512_VNNI} -mavx512vbmi)
+
 # isa_sources(FLAGS_VARIABLE FILE...): files of this folder that one instruction set's flags go to.
 function(isa_sources FLAGS)
   list(TRANSFORM ARGN PREPEND ${TERNARY}/)
@@ -33,6 +38,7 @@ endfunction()
 
 if(BAKER_X86_64)
   isa_sources(AVX2 x86_avx2.cc x86_avx2_rows.cc)
+  isa_sources(AVX512_VBMI x86_avx512vbmi.cc)
   isa_sources(AVX512_VNNI x86_avx512vnni.cc x86_avx512_rows.cc)
 elseif(BAKER_AARCH64)
   set(NEON "")

@@ -22,6 +22,7 @@ struct Value;
 struct TensorInfo;  // OrtTensorTypeAndShapeInfo
 struct Allocator;
 struct MemoryInfo;
+struct OpAttr;
 struct CustomOpDomain;
 struct Api;
 
@@ -34,7 +35,8 @@ enum ErrorCode : int { kFail = 1, kInvalidArgument = 2, kRuntimeException = 6, k
 enum ElementType : int { kFloat = 1, kUint8 = 2 };
 enum AllocatorType : int { kArenaAllocator = 1 };
 enum MemoryType : int { kMemDefault = 0 };
-enum Characteristic : int { kRequired = 0, kOptional = 1 };
+enum Characteristic : int { kRequired = 0, kOptional = 1, kVariadic = 2 };
+enum AttributeType : int { kInts = 2 };
 
 // A function of OrtApi: its slot and its type.
 template <std::size_t Slot, class Function>
@@ -63,21 +65,28 @@ using GetTensorTypeAndShape        = Entry<65,  Status*(const Value*, TensorInfo
 using CreateCpuMemoryInfo          = Entry<69,  Status*(AllocatorType, MemoryType, MemoryInfo**)>;
 using AllocatorAlloc               = Entry<75,  Status*(Allocator*, std::size_t, void**)>;
 using AllocatorFree                = Entry<76,  Status*(Allocator*, void*)>;
+using KernelInfoGetAttributeFloat  = Entry<85,  Status*(const KernelInfo*, const char*, float*)>;
 using KernelInfoGetAttributeInt64  = Entry<86,  Status*(const KernelInfo*, const char*, std::int64_t*)>;
+using KernelInfoGetAttributeString = Entry<87,  Status*(const KernelInfo*, const char*, char*, std::size_t*)>;
 using KernelContextGetInput        = Entry<90,  Status*(const KernelContext*, std::size_t, const Value**)>;
 using KernelContextGetOutput       = Entry<91,  Status*(KernelContext*, std::size_t, const std::int64_t*, std::size_t, Value**)>;
 using ReleaseStatus                = Entry<93,  void(Status*)>;
 using ReleaseMemoryInfo            = Entry<94,  void(MemoryInfo*)>;
 using ReleaseTensorInfo            = Entry<99,  void(TensorInfo*)>;
+using KernelInfoGetAttributeFloats = Entry<162, Status*(const KernelInfo*, const char*, float*, std::size_t*)>;
+using KernelInfoGetAttributeInts   = Entry<163, Status*(const KernelInfo*, const char*, std::int64_t*, std::size_t*)>;
 using ReleaseAllocator             = Entry<132, void(Allocator*)>;
 using KernelInfoGetInputCount      = Entry<230, Status*(const KernelInfo*, std::size_t*)>;
+using KernelInfoGetOutputCount     = Entry<231, Status*(const KernelInfo*, std::size_t*)>;
 using KernelInfoGetInputName      = Entry<232, Status*(const KernelInfo*, std::size_t, char*, std::size_t*)>;
 using KernelInfoGetNodeName        = Entry<244, Status*(const KernelInfo*, char*, std::size_t*)>;
 using KernelInfoGetConstantInput   = Entry<249, Status*(const KernelInfo*, std::size_t, int*, const Value**)>;
 using KernelContextGetAllocator    = Entry<253, Status*(const KernelContext*, const MemoryInfo*, Allocator**)>;
 using ShapeInferGetInputTypeShape  = Entry<268, Status*(const ShapeInferContext*, std::size_t, TensorInfo**)>;
+using ShapeInferGetAttribute       = Entry<269, Status*(const ShapeInferContext*, const char*, const OpAttr**)>;
 using ShapeInferSetOutputTypeShape = Entry<270, Status*(const ShapeInferContext*, std::size_t, const TensorInfo*)>;
 using SetSymbolicDimensions        = Entry<271, Status*(TensorInfo*, const char**, std::size_t)>;
+using ReadOpAttr                   = Entry<272, Status*(const OpAttr*, AttributeType, void*, std::size_t, std::size_t*)>;
 using KernelContextParallelFor     = Entry<274, Status*(const KernelContext*, void (*)(void*, std::size_t), std::size_t, std::size_t, void*)>;
 // clang-format on
 

@@ -77,7 +77,11 @@ SLOT(GetTensorTypeAndShape, GetTensorTypeAndShape);
 SLOT(CreateCpuMemoryInfo, CreateCpuMemoryInfo);
 SLOT(AllocatorAlloc, AllocatorAlloc);
 SLOT(AllocatorFree, AllocatorFree);
+SLOT(KernelInfoGetAttribute_float, KernelInfoGetAttributeFloat);
 SLOT(KernelInfoGetAttribute_int64, KernelInfoGetAttributeInt64);
+SLOT(KernelInfoGetAttribute_string, KernelInfoGetAttributeString);
+SLOT(KernelInfoGetAttributeArray_float, KernelInfoGetAttributeFloats);
+SLOT(KernelInfoGetAttributeArray_int64, KernelInfoGetAttributeInts);
 SLOT(KernelContext_GetInput, KernelContextGetInput);
 SLOT(KernelContext_GetOutput, KernelContextGetOutput);
 SLOT(ReleaseStatus, ReleaseStatus);
@@ -85,13 +89,16 @@ SLOT(ReleaseMemoryInfo, ReleaseMemoryInfo);
 SLOT(ReleaseTensorTypeAndShapeInfo, ReleaseTensorInfo);
 SLOT(ReleaseAllocator, ReleaseAllocator);
 SLOT(KernelInfo_GetInputCount, KernelInfoGetInputCount);
+SLOT(KernelInfo_GetOutputCount, KernelInfoGetOutputCount);
 SLOT(KernelInfo_GetInputName, KernelInfoGetInputName);
 SLOT(KernelInfo_GetNodeName, KernelInfoGetNodeName);
 SLOT(KernelInfoGetConstantInput_tensor, KernelInfoGetConstantInput);
 SLOT(KernelContext_GetAllocator, KernelContextGetAllocator);
 SLOT(ShapeInferContext_GetInputTypeShape, ShapeInferGetInputTypeShape);
+SLOT(ShapeInferContext_GetAttribute, ShapeInferGetAttribute);
 SLOT(ShapeInferContext_SetOutputTypeShape, ShapeInferSetOutputTypeShape);
 SLOT(SetSymbolicDimensions, SetSymbolicDimensions);
+SLOT(ReadOpAttr, ReadOpAttr);
 SLOT(KernelContext_ParallelFor, KernelContextParallelFor);
 
 FIELD(version, version);
@@ -131,6 +138,8 @@ VALUE(OrtArenaAllocator, kArenaAllocator);
 VALUE(OrtMemTypeDefault, kMemDefault);
 VALUE(INPUT_OUTPUT_REQUIRED, kRequired);
 VALUE(INPUT_OUTPUT_OPTIONAL, kOptional);
+VALUE(INPUT_OUTPUT_VARIADIC, kVariadic);
+VALUE(ORT_OP_ATTR_INTS, kInts);
 
 }  // namespace
 }  // namespace baker::ort

@@ -57,15 +57,29 @@ struct TensorInfoDeleter {
 };
 using OwnedTensorInfo = std::unique_ptr<TensorInfo, TensorInfoDeleter>;
 
-[[nodiscard]] inline std::vector<std::int64_t> dimensions(const Api* api, const TensorInfo* info) {
+// A shape that lies on the stack: reading one in Compute allocates nothing of ours.
+struct Shape {
+  static constexpr std::size_t kMaxRank = 16;
   std::size_t rank = 0;
-  call<GetDimensionsCount>(api, info, &rank);
-  std::vector<std::int64_t> dims(rank);
-  if (rank != 0) call<GetDimensions>(api, info, dims.data(), rank);
-  return dims;
+  std::int64_t dims[kMaxRank] = {};
+
+  [[nodiscard]] std::int64_t& last() noexcept { return dims[rank - 1]; }
+  [[nodiscard]] std::vector<std::int64_t> vector() const { return {dims, dims + rank}; }
+};
+
+// Throws std::invalid_argument for a rank above Shape::kMaxRank.
+[[nodiscard]] inline Shape dimensions(const Api* api, const TensorInfo* info) {
+  Shape shape;
+  call<GetDimensionsCount>(api, info, &shape.rank);
+  if (shape.rank > Shape::kMaxRank) {
+    throw std::invalid_argument("a tensor has rank " + std::to_string(shape.rank) + "; at most " +
+                                std::to_string(Shape::kMaxRank) + " is supported");
+  }
+  if (shape.rank != 0) call<GetDimensions>(api, info, &shape.dims[0], shape.rank);
+  return shape;
 }
 
-[[nodiscard]] inline std::vector<std::int64_t> shape_of(const Api* api, const Value* value) {
+[[nodiscard]] inline Shape shape_of(const Api* api, const Value* value) {
   TensorInfo* info = nullptr;
   call<GetTensorTypeAndShape>(api, value, &info);
   const OwnedTensorInfo owned(info, {api});

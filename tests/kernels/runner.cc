@@ -181,12 +181,24 @@ bool check_base3(const Case& made, const std::vector<float>& want) {
   return same(made, "base 3", multiply(select_variant("auto"), Weights(layer), made, serial_executor()), want);
 }
 
+// Both layouts in memory give the same bits, in every variant that has kernels for both.
+bool check_p80(const Case& made, const std::vector<float>& want) {
+  Layer layer = made.layer();
+  layer.layout = Layout::kP80;
+  const Weights weights(layer);
+  for (const Variant* variant : available_variants()) {
+    if (variant->p80.multiply == nullptr) continue;
+    if (!same(made, variant->isa, multiply(*variant, weights, made, serial_executor()), want)) return false;
+  }
+  return true;
+}
+
 bool check_variants(Random& random, int cases) {
   for (int i = 0; i < cases; ++i) {
     const Case made = make_case(random);
     const Weights weights(made.layer());
     const std::vector<float> want = multiply(select_variant("scalar"), weights, made, serial_executor());
-    if (!check_base3(made, want)) return false;
+    if (!check_base3(made, want) || !check_p80(made, want)) return false;
     for (const Variant* variant : available_variants()) {
       const Executor executor = i % 8 == 0 ? Executor{run_on_two, nullptr} : serial_executor();
       if (!same(made, variant->isa, multiply(*variant, weights, made, executor), want)) return false;

@@ -227,3 +227,17 @@ def test_sessions_come_and_go():
         session = open_session(model(LAYER, ["rows", 100]))
         assert_same_bits(session.run(None, {"x": LAYER.x})[0], reference(LAYER))
         del session
+
+
+@pytest.mark.parametrize("bits", ["2", "1.6", ""])
+def test_the_layout_in_memory_changes_no_bit(bits, monkeypatch):
+    monkeypatch.setenv("BAKER_TERNARY_LAYOUT", bits)
+    session = open_session(model(GROUPED, ["rows", GROUPED.k]))
+    for rows in (1, 2, 12):
+        assert_same_bits(session.run(None, {"x": GROUPED.x[:rows]})[0], reference(GROUPED, GROUPED.x[:rows]))
+
+
+def test_an_unknown_layout_is_refused(monkeypatch):
+    monkeypatch.setenv("BAKER_TERNARY_LAYOUT", "3")
+    with pytest.raises(Exception, match="BAKER_TERNARY_LAYOUT is '3'; it must be 2 or 1.6"):
+        open_session(model(LAYER, ["rows", LAYER.k]))

@@ -100,10 +100,11 @@ inline typename V::F gelu_tail(typename V::F t) {
   const auto square = V::mul(t, t), half = V::set(-0.5F);
   const auto square_low = V::fma(t, t, V::mul(square, V::set(-1.0F)));
   const Scaled<V> e = exponential<V>(V::mul(square, half), V::mul(square_low, half));
-  const auto below = V::div(V::set(1.0F), V::add(t, V::set(kMillsCentre)));
-  const auto q = V::mul(V::sub(t, V::set(kMillsCentre)), below);
-  const auto mills = V::mul(polynomial<V>(kMills, q), below);
-  return e.times(V::mul(V::mul(t, e.fraction), mills));
+  const auto sum = V::add(t, V::set(kMillsCentre)), below = V::div(V::set(1.0F), sum);
+  const auto near = V::mul(V::sub(t, V::set(kMillsCentre)), below);
+  const auto rest = V::fma(V::add(near, V::set(1.0F)), V::set(-kMillsCentre), t);  // - near t = t - 3 - near (t + 3)
+  const auto q = V::fma(V::fma(V::mul(near, V::set(-1.0F)), t, rest), below, near);
+  return e.times(V::div(V::mul(V::mul(t, e.fraction), polynomial<V>(kMills, q)), sum));
 }
 
 template <class V, Activation kActivation>

@@ -18,13 +18,14 @@ const std::vector<Entry>& entries() {
   const CpuFeatures& cpu = cpu_features();
   static const std::vector<Entry> all = {
 #if defined(__x86_64__)
-      {{"avx512vnni", kAvx512Rows, kAvx512VnniProducts}, cpu.avx512_vnni},
-      {{"avx2", kAvx2Rows, kAvx2Products}, cpu.avx2},
+      {{"avx512vbmi", kAvx512Rows, kAvx512VnniProducts, kAvx512VbmiP80}, cpu.avx512_vbmi},
+      {{"avx512vnni", kAvx512Rows, kAvx512VnniProducts, {}}, cpu.avx512_vnni},
+      {{"avx2", kAvx2Rows, kAvx2Products, {}}, cpu.avx2},
 #elif defined(__aarch64__)
-      {{"neondotprod", kNeonRows, kNeonDotprodProducts}, cpu.neon_dotprod},
-      {{"neon", kNeonRows, kNeonProducts}, cpu.neon},
+      {{"neondotprod", kNeonRows, kNeonDotprodProducts, {}}, cpu.neon_dotprod},
+      {{"neon", kNeonRows, kNeonProducts, {}}, cpu.neon},
 #endif
-      {{"scalar", kScalarRows, kScalarProducts}, true},
+      {{"scalar", kScalarRows, kScalarProducts, kScalarP80}, true},
   };
   return all;
 }

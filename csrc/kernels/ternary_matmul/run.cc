@@ -33,6 +33,7 @@ struct Scratch {
 struct Job {
   const Variant& variant;
   const Weights& weights;
+  const Products& products;  // for the layout of the weights
   const Arguments& arguments;
   std::int8_t* q;
   std::int32_t* sums;
@@ -62,8 +63,8 @@ struct Job {
     const Place& place = weights.place(panel);
     const std::int64_t row = tile * kTileRows, at = row * place.stride + place.channel;
     float* y = arguments.outputs[place.output] + at;
-    variant.products.multiply({weights.cut(), weights.panel(panel), weights.scale(panel), weights.bias(panel),
-                               tile_q(tile), tile_sums(tile), step + row, rows(tile), place.channels, y, place.stride});
+    products.multiply({weights.cut(), weights.panel(panel), weights.scale(panel), weights.bias(panel), tile_q(tile),
+                       tile_sums(tile), step + row, rows(tile), place.channels, y, place.stride});
     if (weights.activation() == Activation::kNone && arguments.residual == nullptr) return;
     const float* residual = arguments.residual == nullptr ? nullptr : arguments.residual + at;
     variant.rows.finish({y, residual, place.stride, rows(tile), place.channels, weights.activation()});
@@ -112,12 +113,13 @@ void run(const Variant& variant, const Weights& weights, const Arguments& argume
   auto* base = static_cast<std::uint8_t*>(scratch);
   const std::int64_t panels = weights.panels(), tiles = (m + kTileRows - 1) / kTileRows;
   const std::int64_t panel_work = p64::kPanelChannels * cut.k * std::min<std::int64_t>(kTileRows, m);  // with one tile
-  const std::int64_t fitting = kPieceBytes / (cut.blocks * p64::kBlockBytes);
+  const std::int64_t fitting = kPieceBytes / weights.panel_bytes();
   const std::int64_t piece_panels = std::clamp<std::int64_t>(std::min(fitting, kPieceWork / panel_work), 1, panels);
   const std::int64_t piece_tiles = std::clamp<std::int64_t>(kPieceWork / (piece_panels * panel_work), 1, tiles);
   const std::int64_t row_pieces = (tiles + piece_tiles - 1) / piece_tiles;
   Job job = {variant,
              weights,
+             weights.layout() == Layout::kP80 ? variant.p80 : variant.products,
              arguments,
              reinterpret_cast<std::int8_t*>(base),
              reinterpret_cast<std::int32_t*>(base + at.sums),

@@ -25,6 +25,10 @@
 namespace baker::ternary {
 
 inline constexpr std::int64_t kMaxK = std::int64_t{1} << 19;
+inline constexpr std::size_t kMaxOutputs = 16;
+
+// "", "Relu", "Gelu", "GeluTanh" or "Silu"; throws std::invalid_argument for anything else.
+[[nodiscard]] Activation activation_named(const std::string& name);
 
 // A row-major tensor that somebody else owns.
 template <class T>
@@ -44,6 +48,7 @@ struct Layer {
   float epsilon = 0.0F;    // of the RMSNorm
   Activation activation = Activation::kNone;
   std::vector<std::int64_t> splits = {};  // channels of each output, N together; empty: one output
+  Layout layout = Layout::kP64;           // in memory
   std::int64_t weights_per_byte = 4;      // 4: codes as above; 5: base 3, codes is N x ceil(K/5) (common/trits.h)
 };
 
@@ -64,6 +69,8 @@ class Weights {
 
   [[nodiscard]] std::int64_t n() const noexcept { return n_; }
   [[nodiscard]] const Cut& cut() const noexcept { return cut_; }
+  [[nodiscard]] Layout layout() const noexcept { return layout_; }
+  [[nodiscard]] std::int64_t panel_bytes() const noexcept { return panel_bytes_; }
   [[nodiscard]] const std::uint8_t* panel(std::int64_t index) const noexcept;
   [[nodiscard]] const float* scale(std::int64_t panel) const noexcept;
   [[nodiscard]] const float* bias(std::int64_t panel) const noexcept;
@@ -79,6 +86,8 @@ class Weights {
  private:
   std::int64_t n_;
   Cut cut_;
+  Layout layout_;
+  std::int64_t panel_bytes_;
   SharedBytes panels_;
   Buffer<float> scale_;  // panels x groups x 64
   Buffer<float> bias_;   // panels x 64
@@ -109,7 +118,7 @@ struct Executor {
 // Bytes of scratch that run() needs for M rows.
 [[nodiscard]] std::size_t scratch_bytes(const Weights& weights, std::int64_t m) noexcept;
 
-// scratch: scratch_bytes(weights, M), 64-byte aligned.
+// scratch: scratch_bytes(weights, M), 64-byte aligned. The variant must have a kernel for the weights' layout.
 void run(const Variant& variant, const Weights& weights, const Arguments& arguments, void* scratch,
          const Executor& executor) noexcept;
 

@@ -39,6 +39,9 @@ struct Cut {
   std::int64_t groups;
 };
 
+// How weights lie in memory: 2 bits each (common/p64.h), or 1.6 (common/p80.h).
+enum class Layout : std::uint8_t { kP64, kP80 };
+
 // What is done to y behind the bias. Gelu is the one with erf, GeluTanh its approximation, Silu is x * sigmoid(x).
 enum class Activation : std::uint8_t { kNone, kRelu, kGelu, kGeluTanh, kSilu };
 
@@ -55,7 +58,7 @@ struct QuantizeTask {
 
 struct MultiplyTask {
   Cut cut;
-  const std::uint8_t* panel;  // blocks x 256 bytes, 64-byte aligned
+  const std::uint8_t* panel;  // blocks x 256 bytes, 64-byte aligned, in the layout that multiply is for
   const float* scale;         // groups x 64, 64-byte aligned
   const float* bias;          // 64, 64-byte aligned; zeros where the layer has none
   const std::int8_t* q;
@@ -93,14 +96,15 @@ struct Products {
 struct Variant {
   const char* isa;
   Rows rows;
-  Products products;
+  Products products;  // on P64
+  Products p80;       // on P80; null where the instruction set has no kernel for it
 };
 
 extern const Rows kScalarRows;
-extern const Products kScalarProducts;
+extern const Products kScalarProducts, kScalarP80;
 #if defined(__x86_64__)
 extern const Rows kAvx2Rows, kAvx512Rows;
-extern const Products kAvx2Products, kAvx512VnniProducts;
+extern const Products kAvx2Products, kAvx512VnniProducts, kAvx512VbmiP80;
 #elif defined(__aarch64__)
 extern const Rows kNeonRows;
 extern const Products kNeonProducts, kNeonDotprodProducts;

@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "common/p64.h"
+#include "common/p80.h"
 #include "common/trits.h"
 #include "kernels/ternary_matmul/ternary_matmul.h"
 
@@ -94,6 +95,10 @@ float checked_epsilon(const Layer& layer) {
 
 std::vector<std::int64_t> checked_splits(const Layer& layer, std::int64_t n) {
   if (layer.splits.empty()) return {n};
+  if (layer.splits.size() > kMaxOutputs) {
+    refuse("splits has " + text(static_cast<std::int64_t>(layer.splits.size())) + " entries; at most " +
+           text(static_cast<std::int64_t>(kMaxOutputs)) + " outputs can be cut from one product");
+  }
   std::int64_t left = n;
   for (const std::int64_t split : layer.splits) {
     if (split < 1 || split > left) left = -1;
@@ -117,6 +122,22 @@ std::vector<Place> make_places(const std::vector<std::int64_t>& splits) {
   return places;
 }
 
+// Weights in a group of scales.
+std::int64_t group_of(const Cut& cut) { return cut.group_blocks * p64::kBlockWeights; }
+
+std::int64_t bytes_of_panel(const Cut& cut, Layout layout) {
+  return layout == Layout::kP80 ? p80::panel_bytes(cut.k, group_of(cut)) : cut.blocks * p64::kBlockBytes;
+}
+
+// codes: one panel's rows in the 2-bit file form.
+void pack_panel(const std::uint8_t* codes, int channels, const Cut& cut, Layout layout, std::uint8_t* packed) {
+  if (layout == Layout::kP80) {
+    p80::pack_panel(codes, channels, cut.k, group_of(cut), packed);
+  } else {
+    p64::pack(codes, channels, cut.k, packed);
+  }
+}
+
 Buffer<float> zeros(std::int64_t count) {
   Buffer<float> out = make_buffer<float>(static_cast<std::size_t>(count));
   std::memset(out.get(), 0, static_cast<std::size_t>(count) * sizeof(float));
@@ -128,12 +149,13 @@ Buffer<float> zeros(std::int64_t count) {
 Weights::Weights(const Layer& layer)
     : n_(checked_n(layer)),
       cut_(checked_cut(layer, n_)),
+      layout_(layer.layout),
+      panel_bytes_(bytes_of_panel(cut_, layout_)),
       epsilon_(checked_epsilon(layer)),
       activation_(layer.activation),
       splits_(checked_splits(layer, n_)),
       places_(make_places(splits_)) {
-  const std::int64_t panel_bytes = cut_.blocks * p64::kBlockBytes;
-  const auto bytes = static_cast<std::size_t>(panels() * panel_bytes);
+  const auto bytes = static_cast<std::size_t>(panels() * panel_bytes_);
   Buffer<std::uint8_t> packed = make_buffer<std::uint8_t>(bytes);
   const bool base3 = layer.weights_per_byte == 5;
   const auto unpacked =
@@ -145,7 +167,7 @@ Weights::Weights(const Layer& layer)
       trits::to_codes(layer.codes.data + at.row * trits::row_bytes(cut_.k), at.channels, cut_.k, unpacked.get());
       codes = unpacked.get();
     }
-    p64::pack(codes, at.channels, cut_.k, packed.get() + panel * panel_bytes);
+    pack_panel(codes, at.channels, cut_, layout_, packed.get() + panel * panel_bytes_);
   }
   panels_ = share(std::move(packed), bytes);
   scale_ = zeros(panels() * cut_.groups * kPanelChannels);
@@ -167,9 +189,7 @@ Weights::Weights(const Layer& layer)
   std::memcpy(gamma_.get(), layer.gamma.data, static_cast<std::size_t>(cut_.k) * sizeof(float));
 }
 
-const std::uint8_t* Weights::panel(std::int64_t index) const noexcept {
-  return panels_.get() + index * cut_.blocks * p64::kBlockBytes;
-}
+const std::uint8_t* Weights::panel(std::int64_t index) const noexcept { return panels_.get() + index * panel_bytes_; }
 
 const float* Weights::scale(std::int64_t panel) const noexcept {
   return scale_.get() + panel * cut_.groups * kPanelChannels;
