@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from baker.cli.limits import limit_options
-from baker.cli.shell import MODEL, Command, note, progress, verbosity_options, width
+from baker.cli.shell import FILE, MODEL, Command, note, progress, verbosity_options, width
 from baker.errors import printable
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option("--pairs", type=click.IntRange(min=30), default=30, show_default=True, help="Pairs to time at least.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=15.0, show_default=True,
               help="How long it may take; the least that a claim takes is timed even so.")  # fmt: skip
-@click.option("--custom-ops", metavar="LIB", type=MODEL, help="Library of custom operators that a model needs.")
+@click.option("--custom-ops", metavar="LIB", type=FILE, help="Library of custom operators that a model needs.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seeds orders and inputs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 @limit_options

@@ -111,7 +111,8 @@ def _models(folder: Path, request: Request, trace: Trace, step: Step | None) -> 
     if sum(saved_size(model) for model in ((start, original) if changed else (start,))) > COPY_LIMIT:
         from baker.model.lower import source_facts
 
-        return str(Path(request.model or "").resolve()), None, source_facts(original).sha256
+        facts = source_facts(original)
+        return str((facts.path or Path(request.model or "")).resolve()), None, facts.sha256
     save_as_it_is(start, folder / "model.onnx")
     if changed:
         save_as_it_is(original, folder / "reference.onnx")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from baker.cli.limits import Size, limit_options
-from baker.cli.shell import MODEL, Command, note, progress, proof_options, verbosity_options
+from baker.cli.shell import FILE, Command, note, progress, proof_options, verbosity_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,11 +35,11 @@ def golden() -> None:
 
 @golden.command(cls=Command, short_help="Bake MODEL; keep in DIR how, and what came out.")
 @click.argument("folder", metavar="DIR", type=FOLDER)
-@click.argument("model", type=MODEL)
+@click.argument("model", type=FILE)
 @click.option("-p", "--pipeline", required=True, help="Passes in order, as for baker-opt.")
 @click.option("--name", metavar="NAME", help="Of the recipe; default: made of the pipeline.")
 @proof_options
-@click.option("--load", metavar="FILE.py", multiple=True, type=MODEL, help="Also take the passes of this file; stored.")
+@click.option("--load", metavar="FILE.py", multiple=True, type=FILE, help="Also take the passes of this file; stored.")
 @click.option("--link", is_flag=True, help="Leave the model where it is; from 64 MiB on that is always so.")
 @click.option("--limit-feeds", metavar="SIZE", type=Size(), default="64MiB", show_default=True,
               help="How much of feeds may be stored.")  # fmt: skip
@@ -75,10 +75,10 @@ def record(folder: Path, as_json: bool, quiet: bool, verbose: int, **options: An
 @golden.command(cls=Command, short_help="Bake again what DIR holds, and compare.")
 @click.argument("folder", metavar="DIR", type=FOLDER)
 @click.option("--only", metavar="NAME", multiple=True, help="Check this recipe; default: all.")
-@click.option("--load", metavar="FILE.py", multiple=True, type=MODEL, help="Take this file for the stored one of its "
+@click.option("--load", metavar="FILE.py", multiple=True, type=FILE, help="Take this file for the stored one of its "
               "name: a pass that you are working on.")  # fmt: skip
 @click.option("--update", is_flag=True, help="Take what came out as what is expected from now on.")
-@click.option("--custom-ops", metavar="LIB", type=MODEL, help="Library of custom operators that the model needs; never "
+@click.option("--custom-ops", metavar="LIB", type=FILE, help="Library of custom operators that the model needs; never "
               "loaded because a folder names it.")  # fmt: skip
 @limit_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")

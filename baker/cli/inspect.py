@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from baker.cli.limits import limit_options
-from baker.cli.shell import MODEL, Command, progress, width
+from baker.cli.shell import FILE, MODEL, Command, progress, width
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command, short_help="Show what a model is made of.")
 @click.argument("model", type=MODEL)
-@click.option("--custom-ops", metavar="LIB", type=MODEL, help="Library of custom operators the model needs.")
+@click.option("--custom-ops", metavar="LIB", type=FILE, help="Library of custom operators the model needs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @limit_options
 @click.option(

@@ -13,6 +13,7 @@ from baker.cli.guard import launch
 from baker.cli.request import Paths, Request
 from baker.cli.shell import (
     EXITS,
+    FILE,
     MODEL,
     TRACE,
     Command,
@@ -71,7 +72,7 @@ PIPELINE_HELP = (
 @click.option("--run-reproducer", metavar="DIR", type=FOLDER, help="Replay the folder that a failure left.")
 @click.option("--list-passes", is_flag=True, help="Name every pass that can be had, and end.")
 @click.option("--describe", metavar="PASS", help="Tell what a pass (or fuse:RULE) does, and end.")
-@click.option("--load", metavar="FILE.py", multiple=True, type=MODEL, help="Also take the passes of this file.")
+@click.option("--load", metavar="FILE.py", multiple=True, type=FILE, help="Also take the passes of this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON instead of a table.")
 @verbosity_options
 @version_option

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from baker.cli.shell import MODEL, Command, width
+from baker.cli.shell import FILE, Command, width
 from baker.errors import UsageError, printable, suggest
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command, short_help="List the passes, or describe one.")
 @click.argument("name", required=False)
-@click.option("--load", metavar="FILE.py", multiple=True, type=MODEL, help="Also take the passes of this file.")
+@click.option("--load", metavar="FILE.py", multiple=True, type=FILE, help="Also take the passes of this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def passes(name: str | None, load: tuple[Path, ...], as_json: bool) -> None:
     """List every pass, or tell what the pass NAME does and which options it takes."""

@@ -63,7 +63,7 @@ class Request:
         Raises:
             UsageError: two of model, result and report are one file, or a folder is not there.
         """
-        out = self.out or Path(f"{model.stem}.baked.onnx")
+        out = self.out or Path(f"{model.stem or model.resolve().stem}.baked.onnx")
         report = self.report or out.parent / f"{out.stem}.report.json"
         if len({path.resolve() for path in (model, out, report)}) < 3:
             raise UsageError(f"model, result and report must be three files, found {model}, {out} and {report}.")

@@ -27,7 +27,9 @@ EXITS = (
     "security; 5 resource limit; 6 internal error, with a reproducer folder named."
 )
 
-MODEL = click.Path(exists=True, dir_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+MODEL = click.Path(exists=True, path_type=Path)
+"""A model file, or the folder of a checkpoint."""
 
 TRACE = "baker.trace"
 """ctx.meta: the `Trace` of the run, for a reproducer of what ends it."""
@@ -149,7 +151,7 @@ def proof_options(command: F) -> F:
                      "better."),
         click.option("--budget", metavar="B", help="What a lossy result may cost: 1% (of the metric), sqnr=20dB, "
                      "top1=0.99 or rel=0.05."),
-        click.option("--custom-ops", metavar="LIB", type=MODEL, help="Library of custom operators the model needs; "
+        click.option("--custom-ops", metavar="LIB", type=FILE, help="Library of custom operators the model needs; "
                      "loaded because you say so."),
         click.option("--strict", is_flag=True, help="An inconclusive verdict fails, too."),
         click.option("--seed", metavar="N", type=click.IntRange(min=0), default=0, show_default=True,

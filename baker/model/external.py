@@ -106,7 +106,7 @@ class DataFolder:
                 f"{where}: bytes {offset} to {offset + needed} are past the end of external data file "
                 f"{quoted('/'.join(parts))}, which has {len(data)}"
             )
-        if needed > _memory():
+        if needed > memory():
             raise ResourceError(f"{where}: shape {list(dims)} takes {needed} bytes, more than this machine has memory")
         view = np.frombuffer(data, np.uint8, needed, offset) if needed else np.empty(0, np.uint8)
         return from_bytes(view, external.dtype, dims, external)
@@ -119,7 +119,7 @@ class DataFolder:
         return self._maps[parts]
 
 
-def _memory() -> int:
+def memory() -> int:
     """Bytes of memory there are; a file with holes may claim any size without taking any room."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

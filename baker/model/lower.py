@@ -34,13 +34,17 @@ def lower(source: Any, *, name: str | None = None) -> ir.Model:
 
     Args:
         source: a path, an onnx.ModelProto, an onnx_ir.Model, an onnxscript function; where torch is installed an
-            ExportedProgram, an ONNXProgram, or a tuple (module, example inputs).
+            ExportedProgram, an ONNXProgram, or a tuple (module, example inputs). The path is that of an .onnx file, or
+            of a BitNet b1.58 checkpoint: its folder (config.json and model.safetensors, or
+            model.safetensors.index.json and its parts), or one of those .safetensors files. A checkpoint becomes a
+            float32 decoder with a cache of keys and values, see `baker.model.bitnet.graph`; each weight is unpacked by
+            itself, and goes to a temporary file where memory has no room.
         name: how messages call the source; default: its path or type.
 
     Raises:
         UsageError: no such file, or no kind of model.
         ModelError: a model that is broken or holds something unsupported.
-        SecurityError: external data that is not a plain file inside the model's folder.
+        SecurityError: external data, or a part of a checkpoint, that is not a plain file inside the model's folder.
         ResourceError: a model whose constants already say that running it takes too much.
     """
     with _named(name or label_of(source)):
@@ -50,7 +54,7 @@ def lower(source: Any, *, name: str | None = None) -> ir.Model:
         for slot in _slots(model):
             slot.put(opened.resolve(slot.tensor, slot.where))
         nbytes = _source_bytes(opened)
-        notes = canonicalize(model)
+        notes = [*opened.notes, *canonicalize(model)]
         check_constants(model)
         notes += ensure_shapes(model)
         model.graph.meta[SOURCE] = SourceFacts(opened.path, opened.sha256 or _hash(model), nodes, nbytes)

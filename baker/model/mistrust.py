@@ -18,7 +18,8 @@ import onnx_ir as ir
 from baker.model.graph import standard_domain
 from baker.model.marks import INFERRED
 
-_HIDDEN = "baker.hidden"  # no operator set: inference leaves the node alone, and believes what is known of its outputs
+HIDDEN = "baker.hidden"
+"""A domain without operators: inference leaves the node alone, and believes what is known of its outputs."""
 
 
 def hide_wronged(model: ir.Model, graph: ir.Graph, proto: onnx.GraphProto) -> set[ir.Node]:
@@ -28,7 +29,7 @@ def hide_wronged(model: ir.Model, graph: ir.Graph, proto: onnx.GraphProto) -> se
         if node.op_type == "If" or not _is_wronged(model, node):
             continue  # an If is looked into, whatever is thought of its output
         if all(_shape(value) is not None for value in node.outputs if value.name):
-            written.domain = _HIDDEN
+            written.domain = HIDDEN
             hidden.add(node)
     return hidden
 

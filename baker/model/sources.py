@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped, 
 
 from baker.errors import ModelError, UsageError
 from baker.model import external, inline, tensors
+from baker.model.bitnet.checkpoint import is_checkpoint, open_checkpoint, unpacked
 from baker.model.encode import model_proto, saved_names
 from baker.model.external import DataFolder
 from baker.model.hostile import check_model, deserialize
@@ -51,7 +52,8 @@ class Opened:
         sha256: of the model file; None for a model in memory.
         nbytes: of the model file, or of the message; None for an onnx_ir.Model.
         folders: where external data is opened from; they know which files that were.
-        files: further files that weights are mapped from, by an earlier `lower`.
+        files: further files that weights are mapped from, of a checkpoint or by an earlier `lower`.
+        notes: what was taken for granted.
     """
 
     model: ir.Model
@@ -61,6 +63,7 @@ class Opened:
     nbytes: int | None
     folders: list[DataFolder] = field(default_factory=list)
     files: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def open_source(source: Any) -> Opened:
@@ -71,7 +74,8 @@ def open_source(source: Any) -> Opened:
         ModelError, SecurityError, ResourceError: see `baker.model.hostile.check_model`.
     """
     if isinstance(source, (str, os.PathLike)):
-        return _open_file(Path(source))
+        path = Path(source)
+        return _open_checkpoint(path) if is_checkpoint(path) else _open_file(path)
     if isinstance(source, onnx.ModelProto):
         return _open_proto(source, None, None, source.ByteSize())
     if isinstance(source, ir.Model):
@@ -87,6 +91,11 @@ def label_of(source: Any) -> str:
         return f"the given {type(source).__name__}"
     text = os.fspath(source)
     return text if isinstance(text, str) and text.isprintable() else quoted(text)
+
+
+def _open_checkpoint(path: Path) -> Opened:
+    found = open_checkpoint(path)
+    return Opened(found.model, unpacked, found.path, found.sha256, found.nbytes, files=found.files, notes=found.notes)
 
 
 def _open_file(path: Path) -> Opened:

@@ -16,6 +16,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as _state
 
 from baker.errors import BakerError, ModelError, ResourceError, UsageError
+from baker.model.bitnet.checkpoint import is_checkpoint
 from baker.model.files import ScratchFolder
 from baker.model.graph import Array
 from baker.model.lower import lower
@@ -57,8 +58,8 @@ def session(
     needed.
 
     Args:
-        model: a path, serialized bytes, a ModelProto, or an onnx_ir.Model, whose large weights are handed over as
-            they are, without being serialized.
+        model: a path (also of a checkpoint that `baker.lower` reads), serialized bytes, a ModelProto, or an
+            onnx_ir.Model, whose large weights are handed over as they are, without being serialized.
         optimize: False turns ONNX Runtime's own graph optimizer off.
         arena: False gives memory back after each operator, for models that hold much at once: smaller and slower.
         threads: threads inside an operator; None leaves ONNX Runtime its default.
@@ -245,7 +246,10 @@ def _file_holds(path: Path, word: bytes) -> bool:
 
 
 def resolved(model: Source) -> Source:
-    """Reads a file that may name external data here, where the names are checked: ONNX Runtime follows hard links."""
-    if isinstance(model, (str, os.PathLike)) and _file_holds(Path(model), b"location"):
+    """Reads what ONNX Runtime can't, and a file that may name external data, whose names are checked here.
+
+    ONNX Runtime itself would follow hard links.
+    """
+    if isinstance(model, (str, os.PathLike)) and (is_checkpoint(Path(model)) or _file_holds(Path(model), b"location")):
         return lower(model)
     return model

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from baker.errors import ModelError, UsageError
+from baker.model.bitnet.checkpoint import is_checkpoint
 from baker.model.graph import all_nodes
 from baker.model.lower import lower
 from baker.model.operators import BAKER_DOMAIN
@@ -127,7 +128,7 @@ def _is_quantized(model: ir.Model) -> bool:
 
 
 def _side(path: Path, custom_ops: str | None) -> Side:
-    found = _holds(path, b"location", BAKER_DOMAIN.encode())
+    found = is_checkpoint(path) or _holds(path, b"location", BAKER_DOMAIN.encode())
     library = None if custom_ops is None else os.path.abspath(custom_ops)
     return Side(os.path.abspath(path), custom_ops is None and not found, os.fspath(path), library)
 

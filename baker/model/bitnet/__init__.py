@@ -1,0 +1,1 @@
+"""BitNet b1.58 checkpoints in safetensors, as ONNX: `baker.model.bitnet.checkpoint.open_checkpoint`."""
