@@ -11,10 +11,22 @@ class TernaryWeights:
         bias: npt.NDArray[np.float32] | None,
         k: int,
         group: int,
+        *,
+        weights_per_byte: int = 4,
+        gamma: npt.NDArray[np.float32] | None = None,
+        epsilon: float = 0.0,
+        activation: str = "",
+        splits: list[int] = [],
     ) -> None: ...
     def multiply(
-        self, x: npt.NDArray[np.float32], *, isa: str = "auto", threads: int = 1
-    ) -> npt.NDArray[np.float32]: ...
+        self,
+        x: npt.NDArray[np.float32],
+        residual: npt.NDArray[np.float32] | None = None,
+        *,
+        isa: str = "auto",
+        threads: int = 1,
+    ) -> list[npt.NDArray[np.float32]]:
+        """x (M, K): one result a split, (M, its channels); residual (M, N), where there is one."""
     @property
     def n(self) -> int: ...
     @property

@@ -1,9 +1,11 @@
 """The compiled kernels' face, and the numpy reference of each.
 
 A ternary layer is stored as ``codes`` uint8 (N, ceil(K/4)): weight ``4i + j`` of a row in bits ``2j..2j+1`` of byte
-``i``, code = t + 1 with t in {-1, 0, +1}, padding is code 1. ``scale`` is float32 (1,), (N,) or, with ``group`` a
-multiple of 16, (N, ceil(K/group)); ``bias`` is float32 (N,). Source of the arithmetic:
-csrc/kernels/ternary_matmul/variant.h.
+``i``, code = t + 1 with t in {-1, 0, +1}, padding is code 1; or, with ``weights_per_byte`` 5, as pack_trits writes
+them. ``scale`` is float32 (1,), (N,) or, with ``group`` a multiple of 16, (N, ceil(K/group)); ``bias`` is float32 (N,).
+What may be fused around the product: ``gamma`` float32 (K,) and ``epsilon``, an RMSNorm of x in front; ``activation``,
+"" (none), "Relu", "Gelu" (erf), "GeluTanh" or "Silu"; then ``residual`` float32 (..., N), added. Source of the
+arithmetic: csrc/kernels/ternary_matmul/variant.h.
 """
 
 from __future__ import annotations
@@ -16,15 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from baker.errors import BakerError
+from baker.runtime import row_reference
 
 F32 = npt.NDArray[np.float32]
-F64 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int8]
 U8 = npt.NDArray[np.uint8]
 T = TypeVar("T", np.uint8, np.float32)
-
-MIN_ABS_MAX = np.float32(1e-5)
-QUANT_MAX = np.float32(127)
 
 
 def pack_codes(t: npt.NDArray[np.signedinteger]) -> U8:
@@ -58,7 +57,7 @@ def pack_trits(t: npt.NDArray[np.signedinteger]) -> U8:
         t: (N, K), any signed integer type, values -1, 0, +1.
 
     Returns:
-        uint8 (N, ceil(K/5)): byte i of a row is the sum over j of (t[5i + j] + 1) * 3^j, at most 242; padding is 0.
+        uint8 (N, ceil(K/5)): byte i of a row is the sum over j of (t[5i + j] + 1) * 3^j, at most 242; padding is t = 0.
 
     Raises:
         ValueError: t is not a matrix, or holds another value.
@@ -94,41 +93,77 @@ def unpack_codes(codes: U8, k: int) -> I8:
     return t[:, :k]
 
 
-def ternary_matmul_reference(x: F32, codes: U8, scale: F32, bias: F32 | None = None, *, k: int, group: int = 0) -> F32:
-    """What TernaryMatMul computes, bit for bit, in numpy.
+def unpack_trits(codes: U8, k: int) -> I8:
+    """The inverse of pack_trits: uint8 (N, ceil(K/5)) to int8 (N, K) in {-1, 0, +1}.
 
-        a = max(max|x|, 1e-5)      q = rint(x * (127 / a)), half to even      a row with a non-finite value gives NaN
+    Raises:
+        ValueError: the shape does not fit K, a byte is above 242, or padding is not digit 1.
+    """
+    if codes.ndim != 2 or codes.shape[1] != -(-k // 5):
+        raise ValueError(f"unpack_trits: codes has shape {codes.shape}; K = {k} needs (N, {-(-k // 5)})")
+    if codes.size and codes.max() > 242:
+        raise ValueError("unpack_trits: a byte is above 242; it is five digits t + 1 of base 3")
+    digits = codes[..., None] // np.array([1, 3, 9, 27, 81], np.uint8) % 3
+    t = digits.reshape(codes.shape[0], -1).astype(np.int8) - np.int8(1)
+    if t[:, k:].any():
+        raise ValueError("unpack_trits: padding holds a digit other than 1")
+    return t[:, :k]
+
+
+def ternary_matmul_reference(
+    x: F32,
+    codes: U8,
+    scale: F32,
+    bias: F32 | None = None,
+    *,
+    k: int,
+    group: int = 0,
+    weights_per_byte: int = 4,
+    gamma: F32 | None = None,
+    epsilon: float = 0.0,
+    activation: str = "",
+    residual: F32 | None = None,
+) -> F32:
+    """What TernaryMatMul computes, bit for bit, in numpy; several outputs are this one, cut.
+
+        v = x * gamma, r = 1 / sqrt(mean(x^2) + epsilon); without gamma v = x, r = 1      a = max|v|
+        q = rint(v * (127 / a)), half to even      step = (a / 127) * r      (a * r at least 1e-5)
+        a row with a non-finite v or r gives NaN
         acc_g = sum of t * q over group g      f = fma(acc_g, scale_g, f), g ascending from 0
-        y = fma(f, a / 127, bias)
+        y = activation(fma(f, step, bias)) + residual
 
     Args:
         x: float32 (..., K).
-        codes, scale, bias, group: see the module's docstring.
+        codes, scale, bias, group, weights_per_byte, gamma, epsilon, activation, residual: see the module's docstring.
         k: weights in a row.
 
     Returns:
         float32 (..., N).
 
     Raises:
-        ValueError: shapes that do not fit, or unusable codes.
+        ValueError: shapes that do not fit, unusable codes, an unknown activation.
     """
-    t = unpack_codes(codes, k).astype(np.float64)
-    if x.ndim < 1 or x.shape[-1] != k:
-        raise ValueError(f"ternary_matmul: x has shape {x.shape}; it must be (..., {k})")
+    if weights_per_byte not in (4, 5):
+        raise ValueError(f"ternary_matmul: weights_per_byte is {weights_per_byte}; it must be 4 or 5")
+    t = (unpack_trits if weights_per_byte == 5 else unpack_codes)(codes, k).astype(np.float64)
+    _check_x(x, k)
     rows, n = x.reshape(-1, k), t.shape[0]
     cuts = range(0, k, group or k)
     scales = _scales(scale, n, len(cuts), grouped=bool(group))
-    finite = np.isfinite(rows).all(axis=1, keepdims=True)
-    a = np.maximum(np.abs(np.where(finite, rows, 0)).max(axis=1, keepdims=True), MIN_ABS_MAX)
-    q = np.rint(np.where(finite, rows, 0) * (QUANT_MAX / a)).astype(np.float64)
+    q, step = row_reference.quantize(rows, gamma, epsilon)
     f = np.zeros((rows.shape[0], n), np.float32)
     for g, start in enumerate(cuts):
         stop = min(start + (group or k), k)
-        acc = q[:, start:stop] @ t[:, start:stop].T  # |acc| <= 2^19 * 127: exact in float64 in any order
-        f = _fma(acc.astype(np.int32).astype(np.float32), scales[:, g], f)
-    step = np.where(finite, a / QUANT_MAX, np.float32(np.nan))
-    y = _fma(f, step, np.zeros(n, np.float32) if bias is None else bias)
-    return y.reshape(*x.shape[:-1], n)
+        acc = q[:, start:stop].astype(np.float64) @ t[:, start:stop].T  # |acc| <= 2^19 * 127: exact in any order
+        f = row_reference.fma(acc.astype(np.int32).astype(np.float32), scales[:, g], f)
+    y = row_reference.fma(f, step, np.zeros(n, np.float32) if bias is None else bias)
+    y = row_reference.activate(y, activation).reshape(*x.shape[:-1], n)
+    return y if residual is None else y + residual
+
+
+def _check_x(x: F32, k: int) -> None:
+    if x.ndim < 1 or x.shape[-1] != k:
+        raise ValueError(f"ternary_matmul: x has shape {x.shape}; it must be (..., {k})")
 
 
 def _scales(scale: F32, n: int, groups: int, *, grouped: bool) -> F32:
@@ -136,25 +171,6 @@ def _scales(scale: F32, n: int, groups: int, *, grouped: bool) -> F32:
     if scale.shape not in shapes:
         raise ValueError(f"ternary_matmul: scale has shape {scale.shape}; it must be {' or '.join(map(str, shapes))}")
     return np.broadcast_to(scale if grouped else scale[:, None], (n, groups))
-
-
-def _fma(a: F32, b: F32, c: F32) -> F32:
-    """float32 a * b + c with one rounding.
-
-    The product of two float32 is exact in float64. The sum is rounded to odd there (the inexact result keeps a set last
-    bit), after which the rounding to float32 sees which side of a tie it is on: 53 >= 2 * 24 + 2.
-    Source: Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", IEEE TC 57(4), 2008.
-    """
-    with np.errstate(invalid="ignore", over="ignore"):
-        product = np.multiply(a, b, dtype=np.float64)
-        addend = np.broadcast_to(c, product.shape).astype(np.float64)
-        total = product + addend
-        back = total - product
-        error = (product - (total - back)) + (addend - back)  # Knuth's TwoSum: total + error is the sum exactly
-        even = (total.view(np.int64) & 1) == 0
-        nudge = np.isfinite(total) & (error != 0) & even
-        odd: F64 = np.where(nudge, np.nextafter(total, np.copysign(np.inf, error)), total)
-        return odd.astype(np.float32)
 
 
 def ternary_matmul(
@@ -165,6 +181,11 @@ def ternary_matmul(
     *,
     k: int,
     group: int = 0,
+    weights_per_byte: int = 4,
+    gamma: F32 | None = None,
+    epsilon: float = 0.0,
+    activation: str = "",
+    residual: F32 | None = None,
     isa: str = "auto",
     threads: int = 1,
 ) -> F32:
@@ -175,21 +196,33 @@ def ternary_matmul(
         threads: 1 to 1024.
 
     Raises:
-        ValueError: dtypes or shapes that do not fit, unusable codes, an unknown or unavailable isa.
+        ValueError: dtypes or shapes that do not fit, unusable codes, an unknown activation, an unknown or unavailable
+            isa.
     """
     from baker import _kernels
 
-    if x.ndim < 1 or x.shape[-1] != k:
-        raise ValueError(f"ternary_matmul: x has shape {x.shape}; it must be (..., {k})")
+    _check_x(x, k)
     weights = _kernels.TernaryWeights(
         _contiguous("codes", codes, np.uint8),
         _contiguous("scale", scale, np.float32),
         None if bias is None else _contiguous("bias", bias, np.float32),
-        k=k,
-        group=group,
+        k,
+        group,
+        weights_per_byte=weights_per_byte,
+        gamma=None if gamma is None else _contiguous("gamma", gamma, np.float32),
+        epsilon=epsilon,
+        activation=activation,
     )
-    y = weights.multiply(_contiguous("x", x.reshape(-1, k), np.float32), isa=isa, threads=threads)
-    return y.reshape(*x.shape[:-1], weights.n)
+    shape = (*x.shape[:-1], weights.n)
+    if residual is not None and residual.shape != shape:
+        raise ValueError(f"ternary_matmul: residual has shape {residual.shape}; it must be that of y, {shape}")
+    (y,) = weights.multiply(
+        _contiguous("x", x.reshape(-1, k), np.float32),
+        None if residual is None else _contiguous("residual", residual.reshape(-1, weights.n), np.float32),
+        isa=isa,
+        threads=threads,
+    )
+    return y.reshape(shape)
 
 
 def _contiguous(name: str, array: npt.NDArray[T], dtype: type[T]) -> npt.NDArray[T]:

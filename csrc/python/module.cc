@@ -46,29 +46,55 @@ void run_on_threads(void* self, ternary::Executor::Task task, std::size_t count,
   for (std::thread& helper : helpers) helper.join();
 }
 
-Array<float> multiply(const ternary::Weights& weights, const Array<float>& x, const std::string& isa, int threads) {
+using Optional = std::optional<Array<float>>;
+
+void check_call(const ternary::Weights& weights, const Array<float>& x, const Optional& residual, int threads) {
   if (x.ndim() != 2 || x.shape(1) != weights.cut().k) {
     throw std::invalid_argument("x must be [M, " + std::to_string(weights.cut().k) + "]");
   }
   if (threads < 1 || threads > kMaxThreads) {
     throw std::invalid_argument("threads must be 1 to " + std::to_string(kMaxThreads));
   }
-  const std::int64_t m = x.shape(0);
-  Array<float> y({m, weights.n()});
-  const float* from = x.data();
-  float* to = y.mutable_data();
+  if (!residual) return;
+  if (weights.splits().size() != 1) throw std::invalid_argument("a residual needs one output; splits makes several");
+  if (residual->ndim() != 2 || residual->shape(0) != x.shape(0) || residual->shape(1) != weights.n()) {
+    throw std::invalid_argument("residual must be [M, N], here [" + std::to_string(x.shape(0)) + ", " +
+                                std::to_string(weights.n()) + "]");
+  }
+}
+
+std::vector<Array<float>> multiply(const ternary::Weights& weights, const Array<float>& x, const Optional& residual,
+                                   const std::string& isa, int threads) {
+  check_call(weights, x, residual, threads);
   const ternary::Variant& variant = ternary::select_variant(isa);
+  const std::int64_t m = x.shape(0);
+  std::vector<Array<float>> results;
+  std::vector<float*> outputs;
+  for (const std::int64_t channels : weights.splits()) {
+    outputs.push_back(results.emplace_back(std::vector<std::int64_t>{m, channels}).mutable_data());
+  }
+  const ternary::Arguments arguments = {x.data(), m, residual ? residual->data() : nullptr, outputs.data()};
   const py::gil_scoped_release unlocked;
   const auto scratch = baker::make_buffer<std::uint8_t>(ternary::scratch_bytes(weights, m));
   Threads self = {threads};
-  ternary::run(variant, weights, {from, m, nullptr, &to}, scratch.get(), {run_on_threads, &self});
-  return y;
+  ternary::run(variant, weights, arguments, scratch.get(), {run_on_threads, &self});
+  return results;
 }
 
-ternary::Weights load(const Array<std::uint8_t>& codes, const Array<float>& scale,
-                      const std::optional<Array<float>>& bias, std::int64_t k, std::int64_t group) {
-  ternary::Layer layer = {k, group, view(codes), view(scale), {}};
+ternary::Weights load(const Array<std::uint8_t>& codes, const Array<float>& scale, const Optional& bias, std::int64_t k,
+                      std::int64_t group, std::int64_t weights_per_byte, const Optional& gamma, float epsilon,
+                      const std::string& activation, const std::vector<std::int64_t>& splits) {
+  ternary::Layer layer;
+  layer.k = k;
+  layer.group = group;
+  layer.codes = view(codes);
+  layer.scale = view(scale);
   if (bias) layer.bias = view(*bias);
+  if (gamma) layer.gamma = view(*gamma);
+  layer.epsilon = epsilon;
+  layer.activation = ternary::activation_named(activation);
+  layer.splits = splits;
+  layer.weights_per_byte = weights_per_byte;
   const py::gil_scoped_release unlocked;
   return ternary::Weights(layer);
 }
@@ -84,9 +110,11 @@ std::vector<std::string> available_isas() {
 PYBIND11_MODULE(_kernels, module) {
   py::class_<ternary::Weights>(module, "TernaryWeights")
       .def(py::init(&load), py::arg("codes").noconvert(), py::arg("scale").noconvert(), py::arg("bias").noconvert(),
-           py::arg("k"), py::arg("group"))
-      .def("multiply", &multiply, py::arg("x").noconvert(), py::kw_only(), py::arg("isa") = "auto",
-           py::arg("threads") = 1)
+           py::arg("k"), py::arg("group"), py::kw_only(), py::arg("weights_per_byte") = 4,
+           py::arg("gamma").noconvert() = py::none(), py::arg("epsilon") = 0.0F, py::arg("activation") = "",
+           py::arg("splits") = std::vector<std::int64_t>())
+      .def("multiply", &multiply, py::arg("x").noconvert(), py::arg("residual").noconvert() = py::none(), py::kw_only(),
+           py::arg("isa") = "auto", py::arg("threads") = 1)
       .def_property_readonly("n", &ternary::Weights::n)
       .def_property_readonly("k", [](const ternary::Weights& weights) { return weights.cut().k; });
   module.def("available_isas", &available_isas);

@@ -112,8 +112,8 @@ def test_the_lock_is_free_while_a_kernel_runs():
 def test_one_layer_serves_many_threads():
     layer = random_layer(np.random.default_rng(7), 40, 200, 700, 48, one_scale=False, bias=True)
     weights = _kernels.TernaryWeights(layer.codes, layer.scale, layer.bias, layer.k, layer.group)
-    want, results = weights.multiply(layer.x), []
-    workers = [threading.Thread(target=lambda: results.append(weights.multiply(layer.x, threads=2))) for _ in range(8)]
+    (want,), results = weights.multiply(layer.x), []
+    workers = [threading.Thread(target=lambda: results.extend(weights.multiply(layer.x, threads=2))) for _ in range(8)]
     for worker in workers:
         worker.start()
     for worker in workers:
