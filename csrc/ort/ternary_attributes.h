@@ -17,7 +17,7 @@ class AttributeSource {
   [[nodiscard]] virtual bool get(const char* name, float& out) const = 0;
   [[nodiscard]] virtual bool get(const char* name, std::string& out) const = 0;
   [[nodiscard]] virtual bool get(const char* name, std::vector<std::int64_t>& out) const = 0;
-  // Whether there is one of that name and any type.
+  // Whether there is one of that name and any type; an empty list is as good as none.
   [[nodiscard]] virtual bool has(const char* name) const = 0;
 };
 

@@ -54,21 +54,21 @@ class NodeAttributes : public AttributeSource {
     return true;
   }
   [[nodiscard]] bool get(const char* name, std::vector<std::int64_t>& out) const override {
-    std::size_t size = 0;
-    if (!try_call<KernelInfoGetAttributeInts>(api_, info_, name, nullptr, &size)) return false;
+    std::size_t size = 0;  // 0 also for an attribute of another type
+    if (!try_call<KernelInfoGetAttributeInts>(api_, info_, name, nullptr, &size) || size == 0) return false;
     std::vector<std::int64_t> values(size);
-    if (size != 0) call<KernelInfoGetAttributeInts>(api_, info_, name, values.data(), &size);
+    call<KernelInfoGetAttributeInts>(api_, info_, name, values.data(), &size);
     out = std::move(values);
     return true;
   }
   [[nodiscard]] bool has(const char* name) const override {
     std::int64_t integer = 0;
     float real = 0.0F;
-    std::size_t size = 0;
+    std::size_t text = 0, integers = 0, reals = 0;
     return get(name, integer) || get(name, real) ||
-           try_call<KernelInfoGetAttributeString>(api_, info_, name, nullptr, &size) ||
-           try_call<KernelInfoGetAttributeInts>(api_, info_, name, nullptr, &size) ||
-           try_call<KernelInfoGetAttributeFloats>(api_, info_, name, nullptr, &size);
+           try_call<KernelInfoGetAttributeString>(api_, info_, name, nullptr, &text) ||
+           (try_call<KernelInfoGetAttributeInts>(api_, info_, name, nullptr, &integers) && integers != 0) ||
+           (try_call<KernelInfoGetAttributeFloats>(api_, info_, name, nullptr, &reals) && reals != 0);
   }
 
  private:

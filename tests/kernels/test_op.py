@@ -239,5 +239,5 @@ def test_the_layout_in_memory_changes_no_bit(bits, monkeypatch):
 
 def test_an_unknown_layout_is_refused(monkeypatch):
     monkeypatch.setenv("BAKER_TERNARY_LAYOUT", "3")
-    with pytest.raises(Exception, match="BAKER_TERNARY_LAYOUT is '3'; it must be 2 or 1.6"):
+    with pytest.raises(Exception, match=r"BAKER_TERNARY_LAYOUT is '3'; it must be 2 or 1\.6"):
         open_session(model(LAYER, ["rows", LAYER.k]))
