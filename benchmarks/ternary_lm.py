@@ -3,9 +3,10 @@
     python benchmarks/ternary_lm.py [--model golden|wide|FILE] [--pipeline P] [--rounds N] [--profile]
 
 Both run through ``baker.session``, one thread, greedy, token by token with the KV cache. Before anything is timed, the
-baked model must give the logits of the export, for a prompt at once and byte by byte, and the linears that became
-ternary are counted. One round runs each model once, in a new random order; a table row holds the medians, and the
-median over rounds of time before over time after, with its 95 % bootstrap interval.
+baked model must give the logits of the export, for a prompt at once and byte by byte, within what the export's own
+int8 steps allow, and the linears that became ternary are counted. One round runs each model once, in a new random
+order; a table row holds the medians, and the median over rounds of time before over time after, with its 95 %
+bootstrap interval.
 
 * golden: golden_models/ternary_lm, trained; its bits a byte on held-out text before and after are printed, too.
 * wide: 2048 wide, hidden 5504, 4 blocks of random latent weights (``ternary_lm_model.py``), 0.8 GB of float32.
@@ -35,8 +36,12 @@ from baker.model.graph import all_nodes
 from baker.model.operators import BAKER_DOMAIN
 
 GOLDEN = Path(__file__).parent.parent / "golden_models" / "ternary_lm" / "model.onnx"
-TOLERANCE = 0.01
-"""Relative L2 of the logits: a value between two int8 steps may fall the other way, no more."""
+TOLERANCE, NOISE = 0.01, 1.5
+"""Relative L2 of the logits; or, if more, so many times what ONNX Runtime's optimizer alone moves the export's.
+
+A value between two int8 steps falls the other way for a last bit. Random weights make much of it: the export of four
+blocks, 2048 wide, differs from itself by 0.027 with the optimizer on and off; the trained golden model hardly at all.
+"""
 
 
 def beside_golden(name: str) -> ModuleType:
@@ -74,6 +79,13 @@ def agree(before: Decoder, after: Decoder, prompt: np.ndarray) -> float:
         found.append((whole, np.concatenate(parts, axis=1)))
     pairs = list(zip(*found, strict=True))
     return max(float(np.linalg.norm(new - old) / np.linalg.norm(old)) for old, new in pairs)
+
+
+def noise(file: Path, before: Decoder, prompt: np.ndarray) -> float:
+    """Relative L2 between the export's logits with ONNX Runtime's optimizer on and off."""
+    plain = Decoder(baker.session(file, threads=1, optimize=False))
+    old, new = (decoder.step(prompt, decoder.empty())[0] for decoder in (before, plain))
+    return float(np.linalg.norm(new - old) / np.linalg.norm(old))
 
 
 def ternary_layers(file: Path) -> str:
@@ -177,11 +189,13 @@ def main() -> None:
         }
         prompt = rng.integers(0, 256, (1, args.prompt))
         error = agree(*decoders.values(), prompt)
-        if not error <= TOLERANCE:
-            raise SystemExit(f"ternary_lm.py: the logits differ by {error:.2e} (relative L2); nothing was timed")
+        own = noise(before, decoders["before"], prompt)
+        print(f"logits differ by {error:.1e} (relative L2); the export's own, optimizer on and off, by {own:.1e}")
+        if not error <= max(TOLERANCE, NOISE * own):
+            raise SystemExit(f"ternary_lm.py: that is more than {max(TOLERANCE, NOISE * own):.1e}; nothing was timed")
         texts = [decoder.generate(prompt, args.tokens)[0] for decoder in decoders.values()]
         same = sum(one == other for one, other in zip(*texts, strict=True))
-        print(f"logits differ by {error:.1e} (relative L2); {same} of {args.tokens} greedy tokens are the same")
+        print(f"{same} of {args.tokens} greedy tokens are the same")
         if args.model == "golden":
             print("bits a byte: {:.4f} -> {:.4f}".format(*map(bits_per_byte, decoders.values())))
         times = measure(decoders, prompt, args.tokens, args.rounds, rng)
