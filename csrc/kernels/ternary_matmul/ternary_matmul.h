@@ -90,7 +90,8 @@ class Weights {
   std::int64_t panel_bytes_;
   SharedBytes panels_;
   Buffer<float> scale_;  // panels x groups x 64
-  Buffer<float> bias_;   // panels x 64
+  Buffer<float> bias_;   // panels x 64; without a bias 64 zeros for all
+  std::int64_t bias_stride_ = 0;
   Buffer<float> gamma_;
   float epsilon_;
   Activation activation_;

@@ -171,7 +171,8 @@ Weights::Weights(const Layer& layer)
   }
   panels_ = share(std::move(packed), bytes);
   scale_ = zeros(panels() * cut_.groups * kPanelChannels);
-  bias_ = zeros(panels() * kPanelChannels);
+  bias_ = zeros((layer.bias.data == nullptr ? 1 : panels()) * kPanelChannels);
+  bias_stride_ = layer.bias.data == nullptr ? 0 : kPanelChannels;
   const bool one = layer.scale.shape == std::vector<std::int64_t>{1};
   for (std::int64_t panel = 0; panel < panels(); ++panel) {
     const Place& at = place(panel);
@@ -195,6 +196,6 @@ const float* Weights::scale(std::int64_t panel) const noexcept {
   return scale_.get() + panel * cut_.groups * kPanelChannels;
 }
 
-const float* Weights::bias(std::int64_t panel) const noexcept { return bias_.get() + panel * kPanelChannels; }
+const float* Weights::bias(std::int64_t panel) const noexcept { return bias_.get() + panel * bias_stride_; }
 
 }  // namespace baker::ternary
