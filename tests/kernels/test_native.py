@@ -1,4 +1,4 @@
-"""The kernels built apart from Python: clean under ASan and UBSan, and no AVX code where any CPU may run it."""
+"""The kernels built apart from Python: clean under ASan and UBSan, equal on ARM, no AVX code where any CPU may run."""
 
 from __future__ import annotations
 
@@ -51,6 +51,23 @@ def test_variants_are_clean_under_sanitizers(tmp_path):
         "-DCMAKE_CXX_FLAGS=-O1",
     )
     assert f"{CASES} cases equal scalar:" in run(folder / "baker_kernel_tests", str(CASES), str(SEED))
+
+
+def test_arm_variants_equal_scalar(tmp_path):
+    """Built by a cross compiler, run by an emulator: NEON with the dot product and without."""
+    emulator = tool("qemu-aarch64", "qemu-aarch64-static")
+    folder = build(
+        tmp_path / "build",
+        "-DBAKER_TEST_RUNNER=ON",
+        "-DCMAKE_SYSTEM_NAME=Linux",
+        "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
+        f"-DCMAKE_CXX_COMPILER={tool('aarch64-linux-gnu-g++')}",
+        "-DCMAKE_EXE_LINKER_FLAGS=-static",
+        "-DCMAKE_BUILD_TYPE=None",
+        "-DCMAKE_CXX_FLAGS=-O1",
+    )
+    printed = run(emulator, folder / "baker_kernel_tests", str(CASES), str(SEED))
+    assert f"{CASES} cases equal scalar: neondotprod neon scalar" in printed
 
 
 def test_isa_objects_share_no_code(tmp_path):

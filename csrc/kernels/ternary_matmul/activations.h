@@ -9,7 +9,7 @@
 //   Nothing cancels: h <= x/2 on the right, and the left is -h itself. Arguments of exp whose rounding would show
 //   (t^2/2, 2u) are carried in two floats. Beyond limit h is less than half the least subnormal.
 //
-// Largest error against float64 over all floats (tests/kernels/test_activations.py): Silu 3, GeluTanh 4, Gelu 4 ulp.
+// Largest error against float64, over all exponents: Silu 3.2, GeluTanh 3.0, Gelu 4.6 ulp (test_activations.py).
 // NaN stays the NaN it is; Relu(-0) is +0.
 //
 // A Lanes type V: F (kLanes floats), set, add, sub, mul, div, fma(a, b, c) = a * b + c, min, abs, relu (+0 where
@@ -37,7 +37,7 @@ constexpr float kTanh3 = 0.0713548139F, kTanh3Low = 2.39883247e-09F;
 constexpr float kSiluLimit = 110.0F, kGeluLimit = 15.0F, kGeluTanhLimit = 11.0F;
 
 template <class V, int Count>
-inline typename V::F polynomial(const float (&coefficients)[Count], typename V::F x) {
+[[nodiscard]] inline typename V::F polynomial(const float (&coefficients)[Count], typename V::F x) {
   typename V::F sum = V::set(coefficients[0]);
 #pragma GCC unroll 16
   for (int i = 1; i < Count; ++i) sum = V::fma(sum, x, V::set(coefficients[i]));
@@ -60,7 +60,7 @@ struct Scaled {
 
 // exp(x + low), low far below x.
 template <class V>
-inline Scaled<V> exponential(typename V::F x, typename V::F low) {
+[[nodiscard]] inline Scaled<V> exponential(typename V::F x, typename V::F low) {
   const auto rounder = V::set(kRounder);
   const auto n = V::sub(V::fma(x, V::set(kLog2E), rounder), rounder);
   const auto r = V::add(V::fma(n, V::set(-kLn2Low), V::fma(n, V::set(-kLn2), x)), low);
@@ -70,19 +70,19 @@ inline Scaled<V> exponential(typename V::F x, typename V::F low) {
 
 // t e / (1 + e) for e = exp(x + low)
 template <class V>
-inline typename V::F logistic_tail(typename V::F t, typename V::F x, typename V::F low) {
+[[nodiscard]] inline typename V::F logistic_tail(typename V::F t, typename V::F x, typename V::F low) {
   const Scaled<V> e = exponential<V>(x, low);
   return e.times(V::div(V::mul(t, e.fraction), V::add(V::set(1.0F), e.times(e.fraction))));
 }
 
 template <class V>
-inline typename V::F silu_tail(typename V::F t) {
+[[nodiscard]] inline typename V::F silu_tail(typename V::F t) {
   return logistic_tail<V>(t, V::mul(t, V::set(-1.0F)), V::set(0.0F));
 }
 
 // 2u = t (c1 + c3 t^2), each product and sum with its rounding error behind it.
 template <class V>
-inline typename V::F gelu_tanh_tail(typename V::F t) {
+[[nodiscard]] inline typename V::F gelu_tanh_tail(typename V::F t) {
   const auto minus = V::set(-1.0F), c1 = V::set(kTanh1), c3 = V::set(kTanh3);
   const auto square = V::mul(t, t), square_low = V::fma(t, t, V::mul(square, minus));
   const auto cubic = V::mul(c3, square);
@@ -96,7 +96,7 @@ inline typename V::F gelu_tanh_tail(typename V::F t) {
 }
 
 template <class V>
-inline typename V::F gelu_tail(typename V::F t) {
+[[nodiscard]] inline typename V::F gelu_tail(typename V::F t) {
   const auto square = V::mul(t, t), half = V::set(-0.5F);
   const auto square_low = V::fma(t, t, V::mul(square, V::set(-1.0F)));
   const Scaled<V> e = exponential<V>(V::mul(square, half), V::mul(square_low, half));
@@ -108,7 +108,7 @@ inline typename V::F gelu_tail(typename V::F t) {
 }
 
 template <class V, Activation kActivation>
-inline typename V::F activated(typename V::F x) {
+[[nodiscard]] inline typename V::F activated(typename V::F x) {
   if constexpr (kActivation == Activation::kNone) return x;
   const auto above = V::relu(x);
   if constexpr (kActivation == Activation::kRelu) return above;

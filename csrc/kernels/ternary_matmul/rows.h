@@ -49,7 +49,7 @@ struct Surveyor {
     }
   }
 
-  inline Survey done() {
+  [[nodiscard]] inline Survey done() {
 #pragma GCC unroll 4
     for (int half = kRegisters / 2; half > 0; half /= 2) {
       for (int i = 0; i < half; ++i) squares[i] = V::add(squares[i], squares[i + half]);
@@ -60,7 +60,7 @@ struct Surveyor {
 };
 
 template <class V, bool kNorm>
-Survey survey(const float* x, const float* gamma, std::int64_t k) {
+[[nodiscard]] Survey survey(const float* x, const float* gamma, std::int64_t k) {
   Surveyor<V, kNorm> all;
 #pragma GCC unroll 16
   for (auto& sum : all.squares) sum = V::zero_f();
@@ -84,7 +84,7 @@ struct Grid {
 };
 
 template <class V, bool kNorm>
-inline Grid make_grid(const Survey& found, std::int64_t k, float epsilon) {
+[[nodiscard]] inline Grid make_grid(const Survey& found, std::int64_t k, float epsilon) {
   constexpr std::uint32_t kLargestFinite = 0x7F7FFFFF;
   float a;
   __builtin_memcpy(&a, &found.largest, sizeof(a));
@@ -96,7 +96,7 @@ inline Grid make_grid(const Survey& found, std::int64_t k, float epsilon) {
   return {kQuantMax / a, a / kQuantMax * r};
 }
 
-// One block; count < 16 only for a row's last.
+// One block of 16.
 template <class V, bool kNorm>
 inline void quantize_block(const float* x, const float* gamma, typename V::F inverse, std::int8_t* q,
                            typename V::I& sum) {
@@ -111,7 +111,6 @@ inline void quantize_block(const float* x, const float* gamma, typename V::F inv
   V::store_block(part, q, sum);
 }
 
-// kOneRow: the blocks of q follow each other.
 template <class V, bool kNorm>
 void quantize_row(const QuantizeTask& task, int row) {
   const Cut& cut = task.cut;
