@@ -462,7 +462,7 @@ def _noise() -> Iterator[tuple[str, Hostile]]:
 
     yield "a pipe", Hostile(row, pipe, 2, "folder or a device")
     yield "/dev/zero", Hostile(row, lambda folder: Path("/dev/zero"), 2, "folder or a device")
-    yield "a folder", Hostile(row, lambda folder: folder, 2, "is a directory")
+    yield "a folder", Hostile(row, lambda folder: folder, 2, "is a folder")
 
 
 NASTY = ("../../etc/passwd", "/etc/shadow", "\x1b[2J\x1b]0;owned\x07", "<script>alert(1)</script>", "a\nb\rc", "a\0b",

@@ -87,7 +87,9 @@ def other_values(field: OptionField) -> list[Any]:
         values: list[Any] = list(typing.get_args(kind))
     elif typing.get_origin(kind) is tuple:
         item = typing.get_args(kind)[0]
-        values = [("/head/*", "a b"), ("it's [1]",), ("conv-batch-norm",)] if item is str else [(item(1), item(2))]
+        choices = typing.get_args(item)  # of a Literal
+        texts = [("/head/*", "a b"), ("it's [1]",), ("conv-batch-norm",)]
+        values = [(), choices[:1], choices] if choices else texts if item is str else [(item(1), item(2))]
     else:
         values = {
             bool: [False, True],
