@@ -9,7 +9,7 @@ import pytest
 
 from baker.runtime import kernels, row_reference
 
-# Largest error in units of the last place (2^-149 below the normal range), rounded up from what all floats give.
+# Largest error in units of the last place (2^-149 below the normal range), rounded up from what every 37th float gives.
 BOUNDS = {"Relu": 0.0, "Silu": 3.5, "GeluTanh": 3.5, "Gelu": 5.0}
 
 

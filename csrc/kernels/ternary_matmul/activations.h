@@ -9,7 +9,7 @@
 //   Nothing cancels: h <= x/2 on the right, and the left is -h itself. Arguments of exp whose rounding would show
 //   (t^2/2, 2u) are carried in two floats. Beyond limit h is less than half the least subnormal.
 //
-// Largest error against float64, over all exponents: Silu 3.2, GeluTanh 3.0, Gelu 4.6 ulp (test_activations.py).
+// Largest error against float64, every 37th float: Silu 3.2, GeluTanh 3.0, Gelu 4.6 ulp (test_activations.py).
 // NaN stays the NaN it is; Relu(-0) is +0.
 //
 // A Lanes type V: F (kLanes floats), set, add, sub, mul, div, fma(a, b, c) = a * b + c, min, abs, relu (+0 where
