@@ -26,16 +26,16 @@ constexpr int kFields = 4;  // 2-bit codes in a byte
 constexpr int kPanelRegisters = 4;
 constexpr std::int64_t kAhead = 8192;  // bytes: what hides DRAM's latency behind the products of a GEMV
 
-inline __m512i codes_at(const std::uint8_t* weights) { return _mm512_load_si512(weights); }
+[[nodiscard]] inline __m512i codes_at(const std::uint8_t* weights) { return _mm512_load_si512(weights); }
 
 // Four activations in every lane.
-inline __m512i broadcast(const std::int8_t* q) {
+[[nodiscard]] inline __m512i broadcast(const std::int8_t* q) {
   std::int32_t four;
   __builtin_memcpy(&four, q, sizeof(four));
   return _mm512_set1_epi32(four);
 }
 
-inline __mmask16 first_lanes(std::int64_t count) {
+[[nodiscard]] inline __mmask16 first_lanes(std::int64_t count) {
   if (count >= kLanes) return 0xFFFF;
   return count <= 0 ? __mmask16{0} : static_cast<__mmask16>((1U << static_cast<unsigned>(count)) - 1U);
 }
