@@ -47,7 +47,7 @@ SharedBytes share(Buffer<std::uint8_t> bytes, std::size_t size) {
   const std::lock_guard<std::mutex> lock(all.mutex);
   auto [at, end] = all.held.equal_range(key);
   while (at != end) {
-    const SharedBytes found = at->second.bytes.lock();
+    SharedBytes found = at->second.bytes.lock();
     if (found == nullptr) {
       at = all.held.erase(at);  // its last holder is gone
       continue;

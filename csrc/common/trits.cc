@@ -55,8 +55,9 @@ std::int64_t first_bad_row(const std::uint8_t* bytes, std::int64_t n, std::int64
 }
 
 void to_codes(const std::uint8_t* bytes, std::int64_t n, std::int64_t k, std::uint8_t* codes) noexcept {
-  for (std::int64_t row = 0; row < n; ++row)
+  for (std::int64_t row = 0; row < n; ++row) {
     row_to_codes(bytes + row * row_bytes(k), k, codes + row * p64::row_bytes(k));
+  }
 }
 
 }  // namespace baker::trits
