@@ -55,11 +55,11 @@ SharedBytes share(Buffer<std::uint8_t> bytes, std::size_t size) {
     if (at->second.size == size && std::memcmp(found.get(), bytes.get(), size) == 0) return found;
     ++at;
   }
+  all.total += size;  // before there is a deleter to take it back: making a shared_ptr may throw, and then calls it
   SharedBytes made(bytes.release(), [size, &all](const std::uint8_t* memory) {
     all.total -= size;
     FreeDeleter{}(const_cast<std::uint8_t*>(memory));  // it was made writable
   });
-  all.total += size;
   all.held.emplace(key, Held{made, size});
   return made;
 }

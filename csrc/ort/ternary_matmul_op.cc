@@ -5,9 +5,9 @@
 //           bias float32 [N] · gamma float32 [K] · residual float32, the shape of Y, with one output only. The last
 //           three are optional: trailing ones are left away, one in between is an empty constant of shape [0]. All but
 //           X and residual are constants: they are packed when the session is created.
-//   attrs   K int · group int, 0 (one scale a channel) or a multiple of 16 · weights_per_byte int, 4 or 5 (base 3,
-//   codes
-//           [N, ceil(K/5)]) · activation string, "", Relu, Gelu, GeluTanh or Silu · epsilon float, with gamma ·
+//   attrs   K int · group int, 0 (one scale a channel) or a multiple of 16 ·
+//           weights_per_byte int, 4 or 5 (base 3, codes [N, ceil(K/5)]) ·
+//           activation string, "", Relu, Gelu, GeluTanh or Silu · epsilon float, with gamma ·
 //           splits ints, the channels of each output, N together; absent: one output
 //   output  Y float32 [..., N], or one [..., splits[i]] a split
 #include <algorithm>

@@ -24,6 +24,8 @@ struct Scratch {
 [[nodiscard]] Scratch layout(const Cut& cut, std::int64_t m) noexcept {
   const auto rows = static_cast<std::size_t>(m);
   Scratch at{};
+  // Behind a tile's last block a P80 kernel reads one block more, of at most 8 x 16 bytes, and multiplies it by code 0:
+  // sums and step lie there, a line each at least.
   at.sums = aligned(rows * static_cast<std::size_t>(cut.blocks * p64::kBlockWeights));
   at.step = at.sums + aligned(rows * static_cast<std::size_t>(cut.groups) * sizeof(std::int32_t));
   at.total = at.step + aligned(rows * sizeof(float));

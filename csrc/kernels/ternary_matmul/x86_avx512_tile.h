@@ -46,6 +46,17 @@ inline void dot(__m512i& sum, __m512i codes, __m512i activations) {
   __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(activations));
 }
 
+// acc[r][z] += codes[z] . four activations of row r, of a tile whose row 0 has them at q.
+template <int R, int Z>
+inline void dot_rows(__m512i (&acc)[R][Z], const __m512i (&codes)[Z], const std::int8_t* q) {
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    const __m512i four = broadcast(q + r * p64::kBlockWeights);
+#pragma GCC unroll 4
+    for (int z = 0; z < Z; ++z) acc[r][z] = _mm512_dpbusd_epi32(acc[r][z], codes[z], four);
+  }
+}
+
 // part[z][j] += field j of codes, multiplied where it stands (times 4^j), with activations[j].
 inline void dot_fields(__m512i (&part)[kFields], __m512i codes, const __m512i (&activations)[kFields]) {
 #pragma GCC unroll 4

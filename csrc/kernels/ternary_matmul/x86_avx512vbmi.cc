@@ -67,13 +67,7 @@ struct Trits {
           const __m512i moved = _mm512_srli_epi32(decoded[z].fields, static_cast<unsigned>(2 * j));
           field[z] = j == kFields ? decoded[z].fifth : _mm512_and_si512(moved, mask);
         }
-        const std::int8_t* at = quad_at<R>(q, quad);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) {
-          const __m512i four = broadcast(at + r * p64::kBlockWeights);
-#pragma GCC unroll 4
-          for (int z = 0; z < Z; ++z) acc[r][z] = _mm512_dpbusd_epi32(acc[r][z], field[z], four);
-        }
+        dot_rows(acc, field, quad_at<R>(q, quad));
       }
     }
   }

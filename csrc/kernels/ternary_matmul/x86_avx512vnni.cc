@@ -24,12 +24,7 @@ struct Bits2 {
           field[z] =
               _mm512_and_si512(_mm512_srli_epi32(codes_at(weights + 64 * z), static_cast<unsigned>(2 * j)), mask);
         }
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) {
-          const __m512i four = broadcast(q + r * p64::kBlockWeights + 4 * j);
-#pragma GCC unroll 4
-          for (int z = 0; z < Z; ++z) acc[r][z] = _mm512_dpbusd_epi32(acc[r][z], field[z], four);
-        }
+        dot_rows(acc, field, q + 4 * j);
       }
     }
   }
