@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import onnxruntime as ort
+from onnx import ModelProto
 
-from baker.runtime.kernels import F32, I8, U8, pack_codes
+from baker.runtime.kernels import F32, I8, U8, custom_ops_library, pack_codes
 
 MAX_M, MAX_N, MAX_K = 70, 300, 4100
 GROUPS = (0, 0, 16, 48, 128, 1 << 20)
@@ -57,3 +59,12 @@ def random_layers(seed: int, count: int) -> list[Layer]:
         random_layer(rng, m, n, k, GROUPS[i % len(GROUPS)], one_scale=bool(i % 2), bias=bool(i % 3))
         for i, (m, n, k) in enumerate(corners + drawn)
     ]
+
+
+def open_session(proto: ModelProto, threads: int = 1) -> ort.InferenceSession:
+    """A session of a model with ternary layers."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    options.register_custom_ops_library(custom_ops_library())  # as a user of plain onnxruntime would
+    return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -2,38 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from native_tools import build, run, tool
 
-ROOT = Path(__file__).resolve().parents[2]
 CASES, SEED = 300, 0
-
-
-def tool(*names: str) -> str:
-    """The first of these programs, beside the interpreter or on PATH; skips the test where there is none."""
-    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    found = next((path for name in names if (path := shutil.which(name, path=places))), None)
-    if found is None:
-        pytest.skip(f"none of {', '.join(names)} is installed")
-    return found
-
-
-def run(*command: str | Path) -> str:
-    """Runs a command and returns what it printed; fails the test with it if the command fails."""
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
-def build(folder: Path, *options: str) -> Path:
-    run(tool("cmake"), "-S", ROOT, "-B", folder, "-DBAKER_PYTHON=OFF", "-DBAKER_ORT=OFF", *options)
-    run(tool("cmake"), "--build", folder, "--parallel", "2")
-    return folder
 
 
 def test_variants_are_clean_under_sanitizers(tmp_path):
@@ -45,6 +19,7 @@ def test_variants_are_clean_under_sanitizers(tmp_path):
         pytest.skip(f"{compiler} has no sanitizer runtime")
     folder = build(
         tmp_path / "build",
+        "-DBAKER_ORT=OFF",
         "-DBAKER_TEST_RUNNER=ON",
         "-DBAKER_SANITIZE=address,undefined",
         "-DCMAKE_BUILD_TYPE=None",
@@ -58,6 +33,7 @@ def test_arm_variants_equal_scalar(tmp_path):
     emulator = tool("qemu-aarch64", "qemu-aarch64-static")
     folder = build(
         tmp_path / "build",
+        "-DBAKER_ORT=OFF",
         "-DBAKER_TEST_RUNNER=ON",
         "-DCMAKE_SYSTEM_NAME=Linux",
         "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
@@ -73,7 +49,7 @@ def test_arm_variants_equal_scalar(tmp_path):
 def test_isa_objects_share_no_code(tmp_path):
     """An object built with ISA flags defines its variant's table and no code that a linker could hand to others."""
     nm = tool("nm", "llvm-nm")
-    folder = build(tmp_path / "build", "-DCMAKE_BUILD_TYPE=None", "-DCMAKE_CXX_FLAGS=-O0")
+    folder = build(tmp_path / "build", "-DBAKER_ORT=OFF", "-DCMAKE_BUILD_TYPE=None", "-DCMAKE_CXX_FLAGS=-O0")
     objects = [*folder.rglob("x86_*.cc.o"), *folder.rglob("arm_*.cc.o")]
     for path in objects:
         names = [line.split()[-1] for line in run(nm, "--defined-only", "--extern-only", path).splitlines() if line]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import threading
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
-from ternary_layers import Layer, random_layer
+from ternary_layers import Layer, open_session, random_layer
 
 from baker.runtime import kernels
 
@@ -44,14 +43,6 @@ def model(layer: Layer, shape: list[str | int | None] | None, *, computed: str =
 def finished(graph: object) -> ModelProto:
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("ai.baker", 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)
-
-
-def open_session(proto: ModelProto, threads: int = 1) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4
-    options.register_custom_ops_library(kernels.custom_ops_library())  # as a user of plain onnxruntime would
-    return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def reference(layer: Layer, x: np.ndarray | None = None) -> np.ndarray:

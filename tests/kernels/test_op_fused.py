@@ -5,10 +5,9 @@ from __future__ import annotations
 import threading
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
-from ternary_layers import Layer, random_layer
+from ternary_layers import Layer, open_session, random_layer
 
 from baker.runtime import kernels
 
@@ -43,14 +42,6 @@ def model(
     graph = helper.make_graph([node], "g", inputs, declared, initializers)
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("ai.baker", 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)
-
-
-def open_session(proto: ModelProto, threads: int = 1) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4
-    options.register_custom_ops_library(kernels.custom_ops_library())
-    return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def reference(layer: Layer = LAYER, **fused: object) -> np.ndarray:
