@@ -18,9 +18,10 @@ import numpy as np
 import onnxruntime as ort
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from report import interval, machine, markdown
+from ternary_nodes import session_options
 
 from baker import _kernels
-from baker.runtime.kernels import custom_ops_library, pack_codes
+from baker.runtime.kernels import pack_codes
 
 Weights = list[tuple[np.ndarray, np.ndarray, int]]  # codes, scale, K
 
@@ -61,10 +62,9 @@ def model(weights: Weights) -> ModelProto:
 
 
 def session(weights: Weights) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.register_custom_ops_library(custom_ops_library())
-    return ort.InferenceSession(model(weights).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(
+        model(weights).SerializeToString(), session_options(), providers=["CPUExecutionProvider"]
+    )
 
 
 def call_cost(rounds: int) -> float:

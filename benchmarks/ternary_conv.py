@@ -18,8 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnxruntime as ort
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from ternary_nodes import session_options
 
-from baker.runtime.kernels import custom_ops_library, pack_codes
+from baker.runtime.kernels import pack_codes
 
 ROUNDS = 31
 SCALE = np.float32(0.05)
@@ -121,10 +122,7 @@ def model(conv: Conv, nodes, arrays, kind=TensorProto.FLOAT, shape=None) -> Mode
 
 
 def session(proto: ModelProto) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.register_custom_ops_library(custom_ops_library())
-    return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(proto.SerializeToString(), session_options(), providers=["CPUExecutionProvider"])
 
 
 def times(conv: Conv) -> dict[str, float]:

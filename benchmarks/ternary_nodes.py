@@ -116,6 +116,14 @@ def _environment(values: tuple[tuple[str, str], ...]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def session_options(threads: int = 1) -> ort.SessionOptions:
+    """For a session that may hold ternary layers."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.register_custom_ops_library(custom_ops_library())
+    return options
+
+
 def session(contestant: Contestant, layers: list[Layer], threads: int) -> ort.InferenceSession:
     """One session with a node for each layer; all read x, each has an output of its own.
 
@@ -141,9 +149,7 @@ def session(contestant: Contestant, layers: list[Layer], threads: int) -> ort.In
         [_outside(name, array) for name, array in arrays.items()],
     )
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("ai.baker", 1), helper.make_opsetid("com.microsoft", 1)]
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.register_custom_ops_library(custom_ops_library())
+    options = session_options(threads)
     options.add_external_initializers(list(arrays), [ort.OrtValue.ortvalue_from_numpy(a) for a in arrays.values()])
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     with _environment(contestant.environment):
