@@ -25,6 +25,9 @@ I8 = npt.NDArray[np.int8]
 U8 = npt.NDArray[np.uint8]
 T = TypeVar("T", np.uint8, np.float32)
 
+MAX_OUTPUTS = 16
+"""Outputs that one TernaryMatMul can have: kMaxOutputs of ternary_matmul.h."""
+
 
 def pack_codes(t: npt.NDArray[np.signedinteger]) -> U8:
     """Packs ternary weights, four to a byte.

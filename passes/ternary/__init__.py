@@ -76,10 +76,11 @@ class Ternary(LossyPass):
         selection.keep_lossless()
         selection.add_rounded(self.group, self.fallback)
         changes = plan.carry_out(model, selection.plans, self.kernel, context, _PER_BYTE[self.bits])
+        declined = survey.declined
         if self.fuse and self.kernel != "ort":
-            more, refused = merge.take_in(model, self._reaches, context, self.effective_budget(context))
-            return PassResult(model, [*changes, *more], [*survey.declined, *refused], selection.warnings)
-        return PassResult(model, changes, survey.declined, selection.warnings)
+            more, refused = merge.take_in(model, self._reaches, context, budget)
+            changes, declined = [*changes, *more], [*declined, *refused]
+        return PassResult(model, changes, declined, selection.warnings)
 
     def _reaches(self, node: ir.Node) -> bool:
         """True where the options let a ternary layer through, also by the name of the weight that it was made from."""

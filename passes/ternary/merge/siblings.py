@@ -14,6 +14,7 @@ from baker.passes.ternary.merge._layer import TernaryLayer, arrays_of, write
 from baker.passes.ternary.merge._rule import MergeRule
 from baker.pipeline.pass_base import Change
 from baker.pipeline.rewrite import Match
+from baker.runtime.kernels import MAX_OUTPUTS
 
 
 class TernarySiblings(MergeRule):
@@ -27,7 +28,7 @@ class TernarySiblings(MergeRule):
     X is quantized once.
 
     Error: none; the arithmetic of an output channel is the same to the bit.
-    Declines: another K, scale group, packing or activation; a layer of another graph; a layer with a normalization or
+    Declines: another K, scale group, packing or activation; more than 16 outputs; a layer of another graph; a layer with a normalization or
         an addend of its own; a weight that is read elsewhere, too, or that is computed.
     Source: Shoeybi et al. 2019, arXiv:1909.08053, section 3 (fused projections).
     """
@@ -48,7 +49,8 @@ class TernarySiblings(MergeRule):
         others = [layer for layer in layers if layer.node is not node]
         if own is None or not others:
             return None
-        together = _in_order(own.node, [own, *(other for other in others if _differ(own, other) is None)])
+        alike = _in_order(own.node, [own, *(other for other in others if _differ(own, other) is None)])
+        together = _as_many_as_fit(alike)
         if together[0].node is not node:
             return None  # found from its first
         return Match(own=own, others=others, together=together)
@@ -97,6 +99,9 @@ def _differ(one: TernaryLayer, other: TernaryLayer) -> str | None:
     ):
         if mine != theirs:
             return f"{name}, which reads the same tensor, has another {what}: {theirs}, not {mine}"
+    outputs = len(one.sizes) + len(other.sizes)
+    if outputs > MAX_OUTPUTS:
+        return f"with {name}, which reads the same tensor, it would have {outputs} outputs; {MAX_OUTPUTS} are the most"
     for layer in (one, other):
         if layer.gamma is not None or layer.residual is not None:
             return f"{label(layer.node)} has a normalization or an addend of its own, unlike one of several outputs"
@@ -107,6 +112,15 @@ def _in_order(node: ir.Node, layers: Sequence[TernaryLayer]) -> list[TernaryLaye
     """Layers in the order of their graph's nodes: the first one's place is where all of them can stand."""
     wanted = {layer.node: layer for layer in layers}
     return [wanted[other] for other in graph_of(node) if other in wanted]
+
+
+def _as_many_as_fit(layers: Sequence[TernaryLayer]) -> list[TernaryLayer]:
+    """Those of the layers, the first among them, whose outputs one node can have."""
+    taken: list[TernaryLayer] = []
+    for layer in layers:
+        if sum(len(other.sizes) for other in (*taken, layer)) <= MAX_OUTPUTS:
+            taken.append(layer)
+    return taken
 
 
 def _array(value: ir.Value) -> Array:

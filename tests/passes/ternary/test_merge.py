@@ -11,11 +11,13 @@ import pytest
 from helpers import from_text, seeded
 from merge_tools import D, held, linear, rms_norm, shaped, silu, ternary_nodes
 from rewrite_tools import applied
+from ternary_layers import open_session
 from ternary_tools import Sketch, codes, ops, quantized_rows, ternary
 
 from baker.model.graph import index_names
 from baker.passes.ternary import Ternary
 from baker.runtime.audit import audit
+from baker.runtime.kernels import MAX_OUTPUTS
 
 ROWS = {"x": seeded(2, 3, D)}
 
@@ -84,6 +86,18 @@ def test_siblings_that_are_outputs_keep_their_names(outputs: tuple[int, ...]):
     held(model, ROWS, exact=True)
     assert [value.name for value in model.graph.outputs] == names
     assert ops(model) == ["TernaryMatMul", "Sum"]
+
+
+def test_more_siblings_than_one_node_has_outputs_become_two():
+    sketch = Sketch(("batch", "time", D))
+    heads = [linear(sketch, sketch.x, 4, seed) for seed in range(MAX_OUTPUTS + 3)]
+    model = shaped(sketch.model(*heads))
+    result = held(model, ROWS, exact=True)
+    assert ops(model) == ["TernaryMatMul", "TernaryMatMul"]
+    assert [len(node.outputs) for node in model.graph] == [MAX_OUTPUTS, 3]
+    assert f"it would have 19 outputs; {MAX_OUTPUTS} are the most" in result.declined[0].reason
+    proto = ir.to_proto(model)
+    assert len(open_session(proto).get_outputs()) == MAX_OUTPUTS + 3
 
 
 def literal(array: np.ndarray) -> str:
