@@ -57,7 +57,10 @@ class Text:
     def of(cls, path: Path) -> Text:
         """Reads a file."""
         literal = r'//[^\n]*|/\*.*?\*/|R"\((?:.*?)\)"|"(?:\\.|[^"\\\n])*"|(?<![0-9a-zA-Z])\'(?:\\.|[^\'\\\n])*\''
-        blank = lambda found: re.sub(r"[^\n]", " ", found.group())  # noqa: E731  (a name of its own says no more)
+
+        def blank(found: re.Match[str]) -> str:
+            return re.sub(r"[^\n]", " ", found.group())
+
         code = re.sub(literal, blank, path.read_text(encoding="utf-8"), flags=re.DOTALL)
         code = re.sub(r"^[ \t]*#(?:[^\n]*\\\n)*[^\n]*", blank, code, flags=re.MULTILINE)
         return cls(path, code)

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import stat
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,8 +114,7 @@ def strict_json(data: bytes, what: str) -> dict[str, Any]:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            seen: set[str] = set()
-            twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
             raise ModelError(f"{what} has {quoted(twice)} twice")
         return found
 
