@@ -28,8 +28,8 @@ class TernarySiblings(MergeRule):
     X is quantized once.
 
     Error: none; the arithmetic of an output channel is the same to the bit.
-    Declines: another K, scale group, packing or activation; more than 16 outputs; a layer of another graph; a layer with a normalization or
-        an addend of its own; a weight that is read elsewhere, too, or that is computed.
+    Declines: another K, scale group, packing or activation; more than 16 outputs; a layer of another graph; a layer
+        with a normalization or an addend of its own; a weight that is read elsewhere, too, or that is computed.
     Source: Shoeybi et al. 2019, arXiv:1909.08053, section 3 (fused projections).
     """
 
