@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from baker.errors import OptionError
 from baker.passes.ternary import merge, plan
+from baker.passes.ternary.embedding import Embeddings
 from baker.passes.ternary.rows import Uses
 from baker.passes.ternary.selection import Selection, Survey
 from baker.passes.ternary.weights import GROUP_STEP
@@ -34,6 +35,9 @@ class Ternary(LossyPass):
     layers' inputs in mind where there is calibration data (GPTQ). Ternary still costs much (relative output error 0.27
     to 0.43 at groups of 64 where int4 has 0.06 to 0.09), and that is said loudly.
 
+    An embedding (Gather of rows of a constant table) that is integers with a scale a row is stored as such, together
+    with a head that multiplies by the same table; others are rounded as ``embedding`` says.
+
     Declines: weights that are not ternary, without a budget or where converting would miss it; a float16 layer; a
     weight on the left; Conv; more than 2^19 weights a row; a layer too small to gain.
     Source: Ma et al. 2024, arXiv:2402.17764 (BitNet b1.58); Li et al. 2016, arXiv:1605.04711 (ternary rounding).
@@ -57,6 +61,10 @@ class Ternary(LossyPass):
     fallback: tuple[Literal["int4", "int8"], ...] = ("int4", "int8")
     """What a layer may become, under an explicit budget, where ternary would cost too much."""
 
+    embedding: Literal["auto", "keep", "int8", "int4"] = "auto"
+    """What becomes of embedding tables and the heads over their rows: integers where nothing is lost and int8 where an
+    explicit budget bears it (auto), rounded in any case that a budget does not forbid (int8, int4), nothing (keep)."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.bits not in _PER_BYTE:
@@ -70,13 +78,15 @@ class Ternary(LossyPass):
     def run(self, model: ir.Model, context: PassContext) -> PassResult:
         """Converts what is ternary, then what the budget allows."""
         budget = self.effective_budget(context)
+        embeddings = Embeddings(model, self, self.kernel, self.embedding, budget, context)
+        embeddings.run()
         counted = self.kernel == "auto" or (budget is not None and context.verifier is not None)
         survey = Survey.of(model, self, self.kernel, Uses.of(model, context) if counted else None)
         selection = Selection(model, survey, self.kernel, budget, context)
         selection.keep_lossless()
         selection.add_rounded(self.group, self.fallback)
         changes = plan.carry_out(model, selection.plans, self.kernel, context, _PER_BYTE[self.bits])
-        declined = survey.declined
+        changes, declined = [*embeddings.changes, *changes], [*embeddings.declined, *survey.declined]
         if self.fuse and self.kernel != "ort":
             more, refused = merge.take_in(model, self._reaches, context, budget)
             changes, declined = [*changes, *more], [*declined, *refused]

@@ -10,7 +10,7 @@ from ternary_tools import Sketch, ops, ternary, weight_bytes
 
 from baker.model.graph import index_names
 from baker.passes.quantize import Quantize
-from baker.passes.ternary.integers import int4, int8, pack_int4
+from baker.passes.ternary.integers import int4, int8, packed
 from baker.pipeline.pass_base import PassContext
 from baker.proof.budget import Budget
 from baker.proof.verifier import Verifier
@@ -120,9 +120,9 @@ def test_the_warning_says_what_int4_would_have_cost():
 def test_integer_weights_and_their_bytes():
     matrix = np.random.default_rng(0).standard_normal((5, 100)).astype(np.float32)
     four, eight = int4(matrix, None), int8(matrix)
-    packed = pack_int4(four)
-    assert packed.shape == (5, 2, 32)
-    assert four.nbytes == packed.nbytes + four.scale.nbytes
+    stored = packed(four)
+    assert stored.shape == (5, 2, 32)
+    assert four.nbytes == stored.nbytes + four.scale.nbytes
     assert eight.nbytes == 500 + 20
     assert np.abs(eight.dequantized() - matrix).max() <= np.abs(matrix).max() / 250
     assert np.linalg.norm(four.dequantized() - matrix) < 0.12 * np.linalg.norm(matrix)

@@ -132,7 +132,8 @@ def test_kernel_ort_needs_no_library():
 def test_a_float_head_is_declined_with_the_reason(name: str):
     model = lower(golden_tools.load(name).model)
     (result,) = apply(model, [Ternary()])
-    (declined,) = result.declined
+    table, declined = result.declined
+    assert table.rule == "embedding" and "embedding=int8" in table.reason
     assert declined.reason == (
         "the weights are not ternary: 256 of 256 output channels hold more than one magnitude "
         "(channel 0: 0.001614 to 1.086); rounding it needs an explicit budget, such as sqnr=20dB"
