@@ -160,7 +160,7 @@ def packed(weight: IntWeight) -> Array:
     channels, depth = weight.codes.shape
     offset = OFFSETS[weight.bits]
     padded = np.full((channels, -(-depth // weight.group) * weight.group), offset, np.uint8)
-    padded[:, :depth] = weight.codes.astype(np.int16) + offset
+    padded[:, :depth] = weight.codes.view(np.uint8) + np.uint8(offset)  # modulo 256
     if weight.bits == 4:
         padded = padded[:, 0::2] | padded[:, 1::2] << 4
     return padded.reshape(channels, -1, weight.group * weight.bits // 8)

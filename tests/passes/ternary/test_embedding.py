@@ -305,3 +305,32 @@ def test_nothing_that_is_close_to_integers_passes_for_them():
     result = bake(model_of(data))
     assert not result.changes and "NaN" in result.declined[0].reason
     assert all(node.op_type == "Gather" for node in all_nodes(model_of(data)))
+
+
+def test_a_branch_and_a_function_read_tables_of_their_own():
+    data = table(7)
+    rows = ir.Value(name="rows", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(["n", D]))
+    model = model_of(data, dims=("n",))
+    (gather,) = model.graph
+    branch = ir.Graph([], [rows], nodes=[ir.node("Gather", gather.inputs, outputs=[rows], name="inner")], name="then")
+    zero = ir.Value(name="zero", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(["n", D]))
+    other = ir.Graph([], [zero], nodes=[ir.node("Neg", [gather.outputs[0]], outputs=[zero])], name="else")
+    yes = ir.Value(name="yes", type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([]))
+    choice = ir.node("If", [yes], {"then_branch": branch, "else_branch": other}, name="choice")
+    choice.outputs[0].name, choice.outputs[0].type = "chosen", ir.TensorType(ir.DataType.FLOAT)
+    model.graph.append(choice)
+    model.graph.inputs.append(yes)
+    model.graph.outputs.append(choice.outputs[0])
+    result = bake(model)
+    assert not result.changes and "in several graphs" in result.declined[0].reason
+
+    second = table(127, seed=9)
+    tensor = ir.tensor(second, name="second")
+    value = ir.Value(name="second", shape=tensor.shape, type=ir.TensorType(ir.DataType.FLOAT), const_value=tensor)
+    model.graph.initializers["second"] = value
+    branch.node("inner").replace_input_with(0, value)
+    result = bake(model)
+    assert sorted(rules(result)) == ["embedding-int4", "embedding-int8"]
+    for taken, sign in ((True, 1.0), (False, -1.0)):
+        found = run(session(model, threads=1), {"ids": ids(6), "yes": np.array(taken)})["chosen"]
+        np.testing.assert_allclose(found, sign * (second if taken else data)[ids(6)], rtol=5e-7)
