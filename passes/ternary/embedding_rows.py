@@ -74,8 +74,6 @@ class Rows:
             scales = scales if len(dims) == 2 else reader.shaped(scales, (1,), "scales")
             product = reader.op("Mul", reader.cut(values, self.depth), scales)
         product.type, product.shape = result.type, result.shape
-        if product.shape is None and reader.rank is not None:
-            product.shape = ir.Shape([None] * reader.rank + [self.depth])
         name = result.name
         replace_value(result, product)
         remove_if_dead(result)

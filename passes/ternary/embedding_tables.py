@@ -31,6 +31,7 @@ MIN_WEIGHTS = 4096
 
 RULE = "embedding"
 
+_INTEGERS = (ir.DataType.INT8, ir.DataType.UINT8)
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
@@ -97,7 +98,7 @@ def tables(model: ir.Model, evaluator: Evaluator, aim: LossyPass) -> Iterator[Ta
     seen: set[ir.Value] = set()
     for node in all_nodes(model):
         data = node.inputs[0] if is_op(node, "Gather") else None
-        if data is None or not _is_table(data, evaluator):
+        if data is None or not _is_table(data, evaluator) or _gives_scales(node):
             continue
         if not evaluator.is_constant(data):
             reason = overridable(data)
@@ -145,6 +146,24 @@ def _is_table(value: ir.Value, evaluator: Evaluator) -> bool:
         found = evaluator.constant(value)
         shape = None if found is None or found.dtype != np.float32 else found.shape
     return shape is not None and len(shape) == 2 and (shape[0] or 0) * (shape[1] or 0) >= MIN_WEIGHTS
+
+
+def _gives_scales(gather: ir.Node) -> bool:
+    """True where the rows are the scales of an integer table's, which the same indices take: a table made before."""
+    rows, ids = shape_of(gather.inputs[0]), gather.inputs[1]
+    if rows is None or ids is None:
+        return False
+    readers = list(gather.outputs[0].consumers())
+    if len(readers) == 1 and is_op(readers[0], "Reshape"):
+        readers = list(readers[0].outputs[0].consumers())
+    if not readers or not all(is_op(reader, "Mul") for reader in readers):
+        return False
+    for other, index in usages(ids):
+        table = other.inputs[0] if is_op(other, "Gather") and index == 1 else None
+        dims = shape_of(table)
+        if table is not None and table.dtype in _INTEGERS and dims is not None and dims[:1] == rows[:1]:
+            return True
+    return False
 
 
 def _read_by(gather: ir.Node, data: ir.Value, source: ir.Value, evaluator: Evaluator) -> Table | str:

@@ -190,6 +190,16 @@ def test_an_option_rounds_them(mode: str, error: float, share: float, head: str)
     assert np.linalg.norm(outputs(model, ids(2, 9)) - y) <= error * 1.7 * np.linalg.norm(y)
 
 
+@pytest.mark.parametrize(("mode", "levels"), [("int8", 0), ("int4", 0), ("auto", 7)])
+@pytest.mark.parametrize("head", ["", "gemm"])
+def test_scales_are_no_table_to_a_second_run(mode: str, levels: int, head: str):
+    shape = (700, 448)  # so many blocks that their scales are a large matrix of floats themselves
+    model = model_of(table(levels, shape) if levels else floats(shape), head=head)
+    assert len(bake(model, embedding=mode).changes) == 1
+    for again in (mode, "int8", "int4"):
+        assert not bake(model, embedding=again).changes
+
+
 def test_keep_leaves_even_ternary_tables_alone():
     model = model_of(table(1))
     assert not bake(model, embedding="keep").changes and ops(model) == ["Gather"]
