@@ -6,6 +6,7 @@ decides what is written for a tensor, so that one walk serves saving, shape infe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, cast
@@ -14,8 +15,10 @@ import onnx
 import onnx_ir as ir
 from onnx_ir import serde
 
+from baker.model.dims import named
 from baker.model.graph import subgraphs
 from baker.model.marks import DECLARED, INVENTED, QUANTIZATION, Declaration, is_lowered, source_name
+from baker.model.operators import BAKER_DOMAIN
 
 _FUNCTION_VALUE_INFO_SINCE = 10  # IR version; before it, exporters put it under made-up names into the main graph
 
@@ -116,7 +119,7 @@ class _Encoder:
             self._node(proto.node.add(), node)
             for value in node.outputs:
                 if not value.is_graph_output():
-                    self._value_info(proto, value, self._saved_type(value))
+                    self._value_info(proto, value, self._saved_type(value) or _ours(node, value))
                 annotated.append(value)
         for value in graph.outputs:
             self._value(proto.output.add(), value, self._interface_type(value, nested=nested))
@@ -247,6 +250,20 @@ class _Encoder:
 
 def _function_values(function: ir.Function) -> list[ir.Value]:
     return [*function.inputs, *(value for node in function.graph for value in node.outputs)]
+
+
+def _ours(node: ir.Node, value: ir.Value) -> Declaration | None:
+    """The type of what an operator of baker's makes, as far as it is known: no other tool can infer it."""
+    if node.domain != BAKER_DOMAIN or value.type is None:
+        return None
+    if value.shape is None:
+        return Declaration(value.type, None)
+    made_up = re.compile(r"=|unk__\d+\Z|.*\.shape\[")  # an expression, or a name that inference gave
+    dims = [
+        dim if isinstance(dim, int) or (dim.value and named(dim.value) and not made_up.match(dim.value)) else None
+        for dim in value.shape
+    ]
+    return Declaration(value.type, ir.Shape(dims))
 
 
 def _fits(declared: Declaration, value: ir.Value) -> bool:

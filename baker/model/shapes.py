@@ -15,6 +15,7 @@ from baker.model.graph import standard_domain
 from baker.model.limits import check_size
 from baker.model.marks import DECLARED, INFERRED
 from baker.model.mistrust import HIDDEN, forget_wronged, hide_wronged
+from baker.model.operators import BAKER_DOMAIN
 from baker.model.symbols import invented, solve_symbols, unsettled
 from baker.model.tensors import header_proto, to_proto
 
@@ -41,6 +42,7 @@ def infer_shapes(model: ir.Model) -> list[str]:
         ResourceError: a value of known shape exceeds `baker.model.limits.MAX_TENSOR_BYTES`.
     """
     declared = _take_declarations(model)
+    _type_ours(model)
     notes: list[str] = []
     _infer_anew(model, notes)
     wrong = [*_wrong_outputs(model), *(_contradiction(value, shape) for value, shape in declared)]
@@ -94,6 +96,14 @@ def _take_declarations(model: ir.Model) -> list[tuple[ir.Value, ir.Shape]]:
             taken.append((value, shape))
             value.shape = None
     return taken
+
+
+def _type_ours(model: ir.Model) -> None:
+    """Gives what baker's own operators make the element type that all of it has; the dims follow from a rule."""
+    for node in model.graph.all_nodes():
+        if node.domain == BAKER_DOMAIN:
+            for value in node.outputs:
+                value.type = value.type or ir.TensorType(ir.DataType.FLOAT)
 
 
 def _wrong_outputs(model: ir.Model) -> Iterator[str | None]:

@@ -22,6 +22,7 @@ from baker.model.dims import Dim, ExpressionDim, Size, replace, symbol, to_dim
 from baker.model.graph import constant_value, is_constant, standard_domain, subgraphs
 from baker.model.limits import check_size
 from baker.model.marks import INFERRED
+from baker.model.operators import BAKER_DOMAIN
 from baker.model.shape_rules import Dims, Known, Results, output_dims
 
 _INVENTED = re.compile(r"unk__\d+\Z")
@@ -87,7 +88,7 @@ class _Walk:
         unsettled = [index for index, value in enumerate(node.outputs) if value.name and not self._settled(value)]
         counted = node.outputs and node.outputs[0].dtype in _COUNTED
         results: Results | None = None
-        if (unsettled or counted) and not standard_domain(node.domain):
+        if (unsettled or counted) and standard_domain(node.domain) in ("", BAKER_DOMAIN):
             contents = {
                 index: found for index, value in enumerate(node.inputs) if (found := self._elements(value)) is not None
             }

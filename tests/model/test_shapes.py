@@ -6,6 +6,7 @@ import itertools
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
@@ -143,3 +144,23 @@ def test_inference_of_inferred_shapes_changes_nothing():
         known = [pair for pair in zip(before, after, strict=True) if "unk__" not in pair[0]]
         assert all(a == b for a, b in known)
         assert len(known) > len(before) // 2
+
+
+TERNARY = """<ir_version: 10, opset_import: ["" : 21, "ai.baker" : 1]>
+net (float[batch, time, 40] x, uint8[12, 10] c, float[1] s) => (float[batch, time, 5] y, float[n] z) {
+    u, v = ai.baker.TernaryMatMul<K = 40, splits = [5, 7]>(x, c, s)
+    y = Relu(u)  w = Transpose<perm = [2, 0, 1]>(v)  f = Reshape(w, minus_one)  z = Identity(f) }"""
+
+
+def test_what_a_ternary_layer_makes_has_a_shape_though_the_file_is_silent():
+    proto = parse(TERNARY)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1], np.int64), "minus_one"))
+    model = lower(proto)
+    found = {name: (value(model, name).dtype, str(value(model, name).shape)) for name in "uvw"}
+    assert found == {
+        "u": (ir.DataType.FLOAT, "[batch,time,5]"),
+        "v": (ir.DataType.FLOAT, "[batch,time,7]"),
+        "w": (ir.DataType.FLOAT, "[7,batch,time]"),
+    }
+    saved = {info.name: info for info in onnx.load_model_from_string(to_bytes(model)).graph.value_info}
+    assert set(saved) == {"u", "v"}  # the rest can be inferred from them

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from baker.model.operators import BAKER_DOMAIN
 from baker.model.shape_rules import _compute, _views
 from baker.model.shape_rules._known import Dims, Known, Results
 
@@ -20,7 +21,7 @@ __all__ = ["Dims", "Known", "Results", "output_dims"]
 
 def output_dims(known: Known) -> Results | None:
     """The dims of a node's outputs, as far as a rule knows them."""
-    rule = _RULES.get(known.node.op_type)
+    rule = (_OURS if known.node.domain == BAKER_DOMAIN else _RULES).get(known.node.op_type)
     try:
         return None if rule is None else rule(known)
     except (IndexError, ValueError, ZeroDivisionError):  # an invalid node: axes beyond the rank, strides of 0
@@ -72,3 +73,4 @@ _RULES: dict[str, Callable[[Known], Results | None]] = {
     "Attention": _compute.attention_dims,
     "If": _compute.either_branch_dims,
 }
+_OURS: dict[str, Callable[[Known], Results | None]] = {"TernaryMatMul": _compute.ternary_matmul_dims}

@@ -111,6 +111,15 @@ def matmul_dims(known: Known) -> Results | None:
     return [[*joined(a[:-2], b[:-2]), *rows, *columns]]
 
 
+def ternary_matmul_dims(known: Known) -> Results | None:
+    """Those of X with the channels last: all of them, or cut into several outputs."""
+    x, codes = known.dims(0), known.dims(1)
+    if not x or codes is None or len(codes) != 2:
+        return None
+    sizes = list(known.attribute("splits", ())) or codes[:1]
+    return [[*x[:-1], size] for size in sizes]
+
+
 def gemm_dims(known: Known) -> Results | None:
     """Rows and columns."""
     a, b = known.dims(0), known.dims(1)
