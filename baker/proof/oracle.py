@@ -17,7 +17,7 @@ from baker.proof.interface import Feed
 from baker.proof.numerics import as_array, compare, is_float
 from baker.proof.tails import probed
 from baker.proof.traits import has_steps, uses_half
-from baker.proof.wide_ops import BatchNormalization, Conv, MaxPool, Pad
+from baker.proof.wide_ops import BatchNormalization, Conv, MaxPool, Pad, TernaryMatMul
 from baker.runtime.supervise import running
 
 _NARROW = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
@@ -92,7 +92,8 @@ class _WideRun:
             del wide.graph.initializers[name]
         self.reads = [set(_names_read(node)) for node in wide.graph]
         self.outputs = [value.name or "" for value in wide.graph.outputs]
-        self.nodes = ReferenceEvaluator(ir.to_proto(wide), new_ops=[BatchNormalization, Conv, MaxPool, Pad]).rt_nodes_
+        operators = [BatchNormalization, Conv, MaxPool, Pad, TernaryMatMul]
+        self.nodes = ReferenceEvaluator(ir.to_proto(wide), new_ops=operators).rt_nodes_
         self.defaults = {
             name: value.const_value.numpy() for name, value in wide.graph.initializers.items() if value.const_value
         }

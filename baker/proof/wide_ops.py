@@ -13,6 +13,7 @@ from onnx.reference.ops.op_max_pool import MaxPool as OnnxMaxPool
 
 from baker.model.graph import Array
 from baker.proof.numerics import is_float
+from baker.runtime.kernels import unpack_codes, unpack_trits
 
 COLUMN_BYTES = 32 * 2**20
 """How much of an unrolled input `Conv` holds at once."""
@@ -81,6 +82,62 @@ class Pad(OpRun):
         mode: Any = settings.get("mode") or "constant"
         fill = {"constant_values": 0 if value is None else value} if mode == "constant" else {}
         return (np.pad(x[tuple(cut)], around, mode, **fill).astype(x.dtype),)
+
+
+class TernaryMatMul(OpRun):
+    """baker's own: int8 activations, a scale a row, times ternary weights, without float32's rounding.
+
+    Shapes: x (..., K), codes (N, bytes), y_i (..., N_i); the rest as in `baker.runtime.kernels`, all float64.
+    """
+
+    op_domain = "ai.baker"
+
+    def _run(
+        self,
+        x: Array,
+        codes: Array,
+        scale: Array,
+        *optional: Array | None,
+        **settings: Any,
+    ) -> tuple[Array, ...]:
+        bias, gamma, residual = (
+            None if given is None or not given.size else given for given in (*optional, None, None, None)[:3]
+        )
+        k, group = settings["K"], settings.get("group") or settings["K"]
+        t = (unpack_trits if settings.get("weights_per_byte") == 5 else unpack_codes)(codes, k)
+        q, step = _quantized(x.reshape(-1, k), gamma, settings.get("epsilon") or 0.0)
+        scales = scale if settings.get("group") else scale.reshape(-1, 1)
+        y = np.zeros((len(q), len(t)))
+        for index, start in enumerate(range(0, k, group)):
+            part = slice(start, start + group)
+            y += q[:, part] @ t[:, part].T.astype(np.float64) * scales[:, index]
+        y = _activated(y * step + (0.0 if bias is None else bias), settings.get("activation") or "")
+        y = y.reshape(*x.shape[:-1], len(t))
+        y = y if residual is None else y + residual
+        return tuple(np.split(y, np.cumsum(settings.get("splits") or [])[:-1], axis=-1))
+
+
+def _quantized(x: Array, gamma: Array | None, epsilon: float) -> tuple[Array, Array]:
+    """Whole numbers within 127 (M, K), and their step (M, 1), NaN for a row that is not finite."""
+    v, r = x, np.ones((len(x), 1))
+    if gamma is not None:
+        v, r = x * gamma, 1 / np.sqrt(np.mean(x * x, axis=1, keepdims=True) + epsilon)
+    usable = np.isfinite(v).all(axis=1, keepdims=True) & np.isfinite(r)
+    normal = np.where(usable, v * r, 0.0)
+    step = np.maximum(np.abs(normal).max(axis=1, keepdims=True), 1e-5) / 127
+    return np.rint(normal / step), np.where(usable, step, np.nan)
+
+
+def _activated(y: Array, kind: str) -> Array:
+    if kind == "Relu":
+        return np.asarray(np.maximum(y, 0.0))
+    if kind == "Silu":
+        return np.asarray(y / (1 + np.exp(-y)))
+    if kind == "GeluTanh":
+        return np.asarray(y / (1 + np.exp(-2 * math.sqrt(2 / math.pi) * (y + 0.044715 * y**3))))
+    if kind == "Gelu":
+        return np.asarray(y * 0.5 * (1 + np.vectorize(math.erf, otypes=[float])(y / math.sqrt(2))))
+    return y
 
 
 def _windows(x: Array, kernel: Sequence[int], settings: dict[str, Any], padding: float) -> Array:

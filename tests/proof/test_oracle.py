@@ -12,6 +12,7 @@ from baker.proof import wide_ops
 from baker.proof.numerics import compare
 from baker.proof.oracle import exact_outputs, widened
 from baker.proof.synthetic import synthetic_feeds
+from baker.runtime.kernels import pack_codes, pack_trits
 
 HEAD = '<ir_version: 10, opset_import: ["" : 20]>\n'
 
@@ -181,3 +182,43 @@ def test_what_the_evaluator_can_not_do_is_said(text: str, head: str):
     found = exact_outputs(model, [{"x": seeded(2, 3, 4, 4) if "Batch" in text else seeded(4)}], [{"y": seeded(4)}])
     assert isinstance(found, str)
     assert "failed" in found
+
+
+@pytest.mark.parametrize("activation", ["", "Relu", "Gelu", "GeluTanh", "Silu"])
+@pytest.mark.parametrize(("group", "per_byte"), [(0, 4), (16, 4), (0, 5), (16, 5)])
+def test_a_ternary_layer_is_run_in_float64(group: int, per_byte: int, activation: str):
+    rng = np.random.default_rng(group + per_byte)
+    t = rng.integers(-1, 2, (12, 40)).astype(np.int8)
+    weights = {
+        "c": (pack_codes if per_byte == 4 else pack_trits)(t),
+        "s": rng.uniform(0.05, 0.1, (12, 3) if group else 12).astype(np.float32),
+        "b": seeded(12),
+        "g": 1 + 0.1 * seeded(40),
+    }
+    options = f'K = 40, group = {group}, weights_per_byte = {per_byte}, activation = "{activation}", epsilon = 1e-6'
+    model = net(
+        f"""net (float[N, 40] x, float[N, 12] r) => (float[N, 12] y, float[N, 5] a, float[N, 7] z) {{
+        y = ai.baker.TernaryMatMul<{options}>(x, c, s, b, g, r)
+        a, z = ai.baker.TernaryMatMul<{options}, splits = [5, 7]>(x, c, s, b, g) }}""",
+        '<ir_version: 10, opset_import: ["" : 20, "ai.baker" : 1]>\n',
+        **weights,
+    )
+    feeds = [{"x": seeded(3, 40), "r": seeded(3, 12, seed=1)}]
+    narrow = [outputs(model, feed) for feed in feeds]
+    (wide,) = exact_outputs(model, feeds, narrow)
+    assert {name: array.shape for name, array in wide.items()} == {"y": (3, 12), "a": (3, 5), "z": (3, 7)}
+    for name, array in narrow[0].items():
+        np.testing.assert_allclose(wide[name], array, rtol=2e-5, atol=2e-6)
+
+
+def test_a_row_that_is_not_finite_is_nan_in_float64_too():
+    x = seeded(3, 40)
+    x[1, 7] = np.inf
+    model = net(
+        "net (float[N, 40] x) => (float[N, 12] y) { y = ai.baker.TernaryMatMul<K = 40>(x, c, s) }",
+        '<ir_version: 10, opset_import: ["" : 20, "ai.baker" : 1]>\n',
+        c=pack_codes(np.ones((12, 40), np.int8)),
+        s=np.ones(1, np.float32),
+    )
+    (wide,) = exact_outputs(model, [{"x": x}], [outputs(model, {"x": x})])
+    assert np.isnan(wide["y"][1]).all() and np.isfinite(wide["y"][[0, 2]]).all()
