@@ -197,8 +197,8 @@ ACTIVATIONS: dict[str, Callable[[Sketch, ir.Value], ir.Value]] = {
 
 
 def ternary(model: ir.Model, context: PassContext | None = None, **options: Any) -> PassResult:
-    """Runs the pass in place."""
-    return Ternary(**options).run(model, context or PassContext())
+    """Runs the pass in place; the layers stay as they are, apart, unless the options say otherwise."""
+    return Ternary(**{"fuse": False, **options}).run(model, context or PassContext())
 
 
 def outputs(model: ir.Model, x: Array, *, optimize: bool = False) -> list[Array]:

@@ -55,8 +55,8 @@ class Ternary(LossyPass):
     bits: float = 2.0
     """Bits a weight takes in the file: 2, or 1.6 with kernel=baker; how it is held in memory is the kernel's choice."""
 
-    fuse: bool = False
-    """Take siblings, activations, RMS normalizations and residuals into ternary layers (with kernel=baker)."""
+    fuse: bool = True
+    """Take siblings, activations, RMS normalizations and residuals into ternary layers (not with kernel=ort)."""
 
     fallback: tuple[Literal["int4", "int8"], ...] = ("int4", "int8")
     """What a layer may become, under an explicit budget, where ternary would cost too much."""

@@ -92,7 +92,8 @@ class Uses:
 
 def _is_read(value: ir.Value) -> bool:
     return any(
-        user.op_type in ("MatMul", "Gemm", "DynamicQuantizeLinear", "QuantizeLinear") for user in value.consumers()
+        user.op_type in ("MatMul", "Gemm", "DynamicQuantizeLinear", "QuantizeLinear", "TernaryMatMul")
+        for user in value.consumers()
     )
 
 

@@ -21,6 +21,7 @@ from baker.model.graph import all_nodes
 from baker.model.lower import lower, source_facts
 from baker.model.marks import NOTES, source_files
 from baker.model.save import save, to_bytes
+from baker.runtime.audit import audit_kernels
 from baker.runtime.session import session
 
 FIXTURES = sorted(path.parent for path in (Path(__file__).parent / "bitnet").glob("*/expected.npz"))
@@ -65,7 +66,8 @@ def test_every_projection_becomes_a_ternary_one(folder: Path):
     baked = baker.bake(folder, "fuse,ternary", calib="synthetic")
     expected = np.load(folder / "expected.npz")
     ops = [node.op_type for node in all_nodes(baked.model)]
-    assert ops.count("TernaryMatMul") == 14 and "DequantizeLinear" not in ops and "Round" not in ops
+    assert audit_kernels(baked.model).ternary == 14 and ops.count("TernaryMatMul") == 8  # q, k, v and gate, up as one
+    assert "DequantizeLinear" not in ops and "Round" not in ops
     close(run(baked.model, expected["ids"])[0], expected["whole"])
 
 

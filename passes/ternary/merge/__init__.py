@@ -17,6 +17,7 @@ from baker.passes.ternary.merge.activation import TernaryActivation
 from baker.passes.ternary.merge.residual import TernaryResidual
 from baker.passes.ternary.merge.rms_norm import TernaryRmsNorm
 from baker.passes.ternary.merge.siblings import TernarySiblings
+from baker.passes.ternary.rows import Uses
 from baker.passes.ternary.search import describe, harm
 from baker.pipeline.pass_base import Change, Declined, PassContext
 from baker.pipeline.rewrite import applicable, apply_rewrites
@@ -41,8 +42,9 @@ def take_in(
         selects: tells whether the options of the pass let a node through.
         budget: what has to hold afterwards, if it holds before, where the context has something to measure with.
     """
-    changes, declined = apply_rewrites(model, [rule(selects) for rule in _EXACT], context)
-    measured = [rule(selects) for rule in _MEASURED]
+    uses = Uses(model, next(iter(context.calibration), None), context.threads, context.custom_ops)
+    changes, declined = apply_rewrites(model, [rule(selects, uses) for rule in _EXACT], context)
+    measured = [rule(selects, uses) for rule in _MEASURED]
     hindrance = None
     if budget is not None and context.verifier is not None:
         hindrance = _too_lossy(model, measured, context.verifier, budget)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
+from baker.passes.ternary.rows import Uses
 from baker.pipeline.rewrite import Rewrite
 
 
@@ -14,7 +15,8 @@ class MergeRule(Rewrite):
 
     Args:
         selects: tells whether the options of the pass let a node through.
+        uses: tells how many rows a layer has, for a rule that pays for few of them; None where nobody knows.
     """
 
-    def __init__(self, selects: Callable[[ir.Node], bool]) -> None:
-        self.selects = selects
+    def __init__(self, selects: Callable[[ir.Node], bool], uses: Uses | None = None) -> None:
+        self.selects, self.uses = selects, uses

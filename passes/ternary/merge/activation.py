@@ -22,6 +22,12 @@ _FACTS = Facts(opset=0, room=0)  # neither matcher looks at the model's
 _GELU, _SWISH = Gelu(_FACTS), Swish(_FACTS)
 _REACH = 8  # nodes from a product to the Tanh of a decomposed GELU, at most
 _MICROSOFT = "com.microsoft"
+_PAYS = {"Gelu": (1, 2048), "GeluTanh": (1, 2048), "Silu": (2, 0)}
+"""Most rows and least K for which a smooth activation is not slower in the layer than ONNX Runtime's own behind it.
+
+By benchmarks/ternary_merge.py, for K = 768 and 2048: SiLU 1.06 and 1.06 times as fast for one row, 1.02 and 1.06 for
+two, 0.94 and 0.97 for 32; Gelu 0.92 and 1.02 for one row, 0.83 and 0.92 for 32. Relu costs the layer nothing.
+"""
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,9 @@ class TernaryActivation(MergeRule):
 
     Error: Relu none; the others float32 max|dy| <= 4e-6 * max|y|: another exp, tanh or erf.
     Declines: the product is read elsewhere, too, or is an output; a FastGelu with a bias; outputs of one layer with
-        different activations, or with one that only some have; alpha other than 1; a number of a decomposed GELU off.
+        different activations, or with one that only some have; alpha other than 1; a number of a decomposed GELU off;
+        where it is slower, SiLU for more than 2 rows (as declared or in the calibration data, else taken to be 1), Gelu
+        for more than 1 or K below 2048.
     Source: Hendrycks and Gimpel 2016, arXiv:1606.08415; Ramachandran et al. 2017, arXiv:1710.05941.
     """
 
@@ -71,7 +79,20 @@ class TernaryActivation(MergeRule):
         kinds = dict.fromkeys("none" if applied is None else applied.kind for applied in match.found)
         if len(kinds) > 1:
             return f"its outputs go through different activations: {', '.join(kinds)}"
-        return next((applied.fault for applied in match.found if applied.fault), None)
+        fault = next((applied.fault for applied in match.found if applied.fault), None)
+        return fault or self._slower(match.layer, next(iter(kinds)))
+
+    def _slower(self, layer: TernaryLayer, kind: str) -> str | None:
+        """Why the activation is faster apart, or None."""
+        if kind not in _PAYS or self.uses is None:
+            return None
+        most, least = _PAYS[kind]
+        if layer.depth < least:
+            return f"{kind} is faster apart for K below {least}; it has {layer.depth}"
+        use = self.uses.find(layer.x)
+        if use.rows <= most:
+            return None
+        return f"{kind} is faster apart for more than {most} row{'s' * (most > 1)}; it has {use.rows} ({use.origin})"
 
     def apply(self, match: Match) -> Change:
         """Lets the layer make what the activations made."""

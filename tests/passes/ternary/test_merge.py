@@ -6,16 +6,22 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
-from helpers import from_text, seeded
+from helpers import from_text, outputs, seeded
 from merge_tools import D, held, linear, rms_norm, shaped, silu, ternary_nodes
 from rewrite_tools import applied
 from ternary_layers import open_session
 from ternary_tools import Sketch, codes, ops, quantized_rows, ternary
 
 from baker.model.graph import index_names
-from baker.passes.ternary import Ternary
+from baker.model.save import to_bytes
+from baker.passes.ternary import Ternary, clock
+from baker.passes.ternary.merge import activation
+from baker.pipeline.pass_base import PassContext
+from baker.proof.budget import Budget
+from baker.proof.verifier import Verifier
 from baker.runtime.audit import audit
 from baker.runtime.kernels import MAX_OUTPUTS
 
@@ -172,7 +178,8 @@ APPLIED: dict[str, tuple[str, int, Callable[[Sketch, ir.Value], Any]]] = {
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("form", APPLIED)
-def test_activations_move_in(form: str, bias: bool):
+def test_activations_move_in(form: str, bias: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(activation, "_PAYS", {})  # whether it pays is another matter
     kind, opset, build = APPLIED[form]
     sketch = Sketch(("batch", "time", D), opset)
     model = sketch.model(build(sketch, linear(sketch, sketch.x, 40, 0, bias=bias)))
@@ -183,6 +190,42 @@ def test_activations_move_in(form: str, bias: bool):
     assert ops(model) == ["TernaryMatMul"]
     assert ternary_nodes(model)[0].attributes["activation"].as_string() == kind
     assert model.graph.outputs[0].name == name
+
+
+def activated(kind: str, shape: tuple[Any, ...], depth: int = D) -> ir.Model:
+    sketch = Sketch(shape, 24)
+    return shaped(sketch.model(sketch.op(kind, linear(sketch, sketch.x, 8, 0, depth=depth))))
+
+
+@pytest.mark.parametrize(
+    ("kind", "depth", "declared", "seen", "reason"),
+    [
+        ("Relu", D, 64, None, None),
+        ("Swish", D, "rows", None, None),
+        ("Swish", D, 2, None, None),
+        ("Swish", D, 3, None, "Silu is faster apart for more than 2 rows; it has 3 (as declared)"),
+        ("Swish", D, "rows", 5, "Silu is faster apart for more than 2 rows; it has 5 (as on the first sample)"),
+        ("Gelu", 2048, "rows", 1, None),
+        ("Gelu", 2048, 2, None, "Gelu is faster apart for more than 1 row; it has 2 (as declared)"),
+        ("Gelu", 2032, 1, None, "Gelu is faster apart for K below 2048; it has 2032"),
+    ],
+)
+def test_an_activation_moves_in_where_it_pays(
+    kind: str, depth: int, declared: Any, seen: int | None, reason: str | None
+):
+    model = activated(kind, (declared, depth), depth)
+    calibration = [] if seen is None else [{"x": seeded(seen, depth)}]
+    result = Ternary().run(model, PassContext(calibration=calibration, threads=1))
+    assert ops(model) == ["TernaryMatMul", *([kind] if reason else [])]
+    assert [declined.reason for declined in result.declined] == ([reason] if reason else [])
+
+
+def test_the_rows_of_a_layer_inside_are_counted_on_a_sample():
+    sketch = Sketch(("batch", "time", D), 24)
+    hidden = sketch.op("Tanh", linear(sketch, sketch.x, D, 0))
+    model = shaped(sketch.model(sketch.op("Swish", linear(sketch, hidden, 8, 1))))
+    result = Ternary().run(model, PassContext(calibration=[ROWS], threads=1))
+    assert "it has 6 (as on the first sample)" in result.declined[0].reason
 
 
 def test_one_activation_behind_all_siblings_moves_in():
@@ -237,6 +280,25 @@ def test_rows_that_are_tiny_large_or_zero_are_normalized_alike():
     assert ops(model) == ["TernaryMatMul"]
 
 
+@pytest.mark.parametrize(("decibels", "fits"), [(25, True), (80, False)])
+def test_a_normalization_stays_where_the_budget_does_not_bear_it(decibels: int, fits: bool):
+    sketch = Sketch(("batch", D), 18)
+    normal = quantized_rows(sketch, rms_norm(sketch, sketch.x, "without gamma"))
+    model = shaped(sketch.model(linear(sketch, normal, 24, 0)))
+    # 127 x / max|x| is half an odd number throughout: the last bit of the normalized x tells which way it is rounded.
+    x = np.random.default_rng(0).integers(-126, 126, (16, D)).astype(np.float32) + np.float32(0.5)
+    x[:, 0] = 127
+    verifier = Verifier(model.clone(), [{"x": x}], threads=1)
+    context = PassContext(verifier=verifier, budget=Budget.parse(f"sqnr={decibels}dB"), threads=1)
+    result = Ternary().run(model, context)
+    assert verifier.measure(model, Budget.parse(f"sqnr={decibels}dB")).met
+    assert ops(model)[-1] == "TernaryMatMul" and ("ReduceMean" in ops(model)) != fits
+    assert [declined.rule for declined in result.declined] == ([] if fits else ["ternary-rms-norm"])
+    if not fits:
+        reason = result.declined[0].reason
+        assert reason.startswith("budget sqnr=80dB: it would give ") and reason.endswith(" without")
+
+
 # ---- residuals ------------------------------------------------------------------------------------------------
 
 
@@ -286,6 +348,45 @@ def test_a_block_of_a_language_model(form: str, opset: int):
     assert audit(ir.to_proto(model)).ternary == 7
     named = {node.name for node in ternary_nodes(model)}
     assert len(named) == 4
+
+
+def test_merging_is_the_default():
+    model, told = shaped(llama_block("operator", 23)), shaped(llama_block("operator", 23))
+    Ternary().call(model)
+    Ternary(fuse=True).call(told)
+    assert ops(model) == ops(told)
+    assert ops(model).count("TernaryMatMul") == 4
+
+
+@pytest.mark.parametrize("faster", ["baker", "ort"])
+def test_kernel_auto_merges_the_layers_that_are_baker_s(faster: str, monkeypatch: pytest.MonkeyPatch):
+    def measure(shape: clock.Shape, *, forms: tuple[clock.Form, ...], threads: int | None) -> clock.Timing:
+        times = {"baker": 1.0, "ort": 2.0 if faster == "baker" or shape.channels == 160 else 0.5}
+        return clock.Timing(shape, {form: times[form] for form in forms}, {}, shape, 4)
+
+    monkeypatch.setattr(clock, "measure", measure)
+    model = shaped(llama_block("operator", 23))
+    expected = outputs(model.clone(), ROWS)
+    index_names(model)
+    Ternary(kernel="auto").run(model, PassContext(threads=1))
+    assert ops(model).count("TernaryMatMul") == (4 if faster == "baker" else 1)
+    assert ops(model).count("MatMulNBits") == (0 if faster == "baker" else 5)
+    for name, found in outputs(model, ROWS).items():
+        assert np.linalg.norm(found - expected[name]) <= 0.03 * np.linalg.norm(expected[name])
+
+
+@pytest.mark.parametrize("fuse", [False, True])
+def test_every_ternary_output_has_a_shape_in_the_file(fuse: bool):
+    model = shaped(llama_block("operator", 23))
+    Ternary(fuse=fuse).call(model)
+    proto = onnx.load_model_from_string(to_bytes(model))
+    known = {value.name: value.type.tensor_type for value in proto.graph.value_info}
+    made = [name for node in proto.graph.node if node.domain == "ai.baker" for name in node.output]
+    assert len(made) == 7
+    for name in set(made) - {value.name for value in proto.graph.output}:  # those keep what they declare
+        dims = [dim.dim_param or dim.dim_value for dim in known[name].shape.dim]
+        assert known[name].elem_type == onnx.TensorProto.FLOAT
+        assert dims[:2] == ["batch", "time"] and dims[2] in (D, 160)
 
 
 def test_off_means_off():
