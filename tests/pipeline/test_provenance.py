@@ -140,15 +140,17 @@ def test_it_goes_through_several_passes():
     assert found["x_QuantizeLinear"] == ({"conv", "bn"}, ["fuse", "quantize"])
 
 
-def test_ternary_weights_come_from_the_float_ones():
+@pytest.mark.parametrize(("pipeline", "taken_in"), [("ternary{fuse=false}", set()), ("ternary", {"act"})])
+def test_ternary_weights_come_from_the_float_ones(pipeline: str, taken_in: set[str]):
     rng = np.random.default_rng(0)
     w = (rng.integers(-1, 2, (64, 32)) * np.float32(0.05)).astype(np.float32)
     text = f"{HEAD}g (float[N,64] x) => (float[N,32] y) {{ [fc] h = MatMul(x, w) [act] y = Relu(h) }}"
     model = from_text(text, {"w": w})
     feeds = [{"x": seeded(2, 64, seed=seed)} for seed in range(8)]
-    found = provenance(model, "ternary", calibration=load_feeds(feeds, model).calibration)
-    assert any(origin == ({"w"}, ["ternary"]) or origin[0] == {"w", "fc"} for origin in found.values())
-    assert all(origin[0] <= {"w", "fc"} for origin in found.values())
+    found = provenance(model, pipeline, calibration=load_feeds(feeds, model).calibration)
+    assert any("w" in origin[0] and origin[1] == ["ternary"] for origin in found.values())
+    assert all(origin[0] <= {"w", "fc"} | taken_in for origin in found.values())
+    assert taken_in <= set().union(*(origin[0] for origin in found.values()))
 
 
 # ---- scopes ----------------------------------------------------------------------------------------------------
