@@ -1,5 +1,6 @@
 #include "common/shared_bytes.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <mutex>
@@ -11,6 +12,7 @@ namespace {
 struct Held {
   std::weak_ptr<const std::uint8_t[]> bytes;
   std::size_t size;
+  std::uint64_t origin;
 };
 
 // Never destroyed: a session may outlive the static objects of this library.
@@ -25,7 +27,9 @@ Registry& registry() {
   return *one;
 }
 
-// Only finds candidates. FNV-1a over words of 8 bytes, the last one filled up with zeros.
+}  // namespace
+
+// FNV-1a over words of 8 bytes, the last one filled up with zeros.
 std::uint64_t fingerprint(const std::uint8_t* bytes, std::size_t size) noexcept {
   std::uint64_t hash = 0xCBF29CE484222325U ^ size;
   for (std::size_t at = 0; at < size; at += sizeof(hash)) {
@@ -37,12 +41,18 @@ std::uint64_t fingerprint(const std::uint8_t* bytes, std::size_t size) noexcept 
   return hash;
 }
 
-}  // namespace
-
 std::size_t shared_total() noexcept { return registry().total.load(); }
 
-SharedBytes share(Buffer<std::uint8_t> bytes, std::size_t size) {
-  const std::uint64_t key = fingerprint(bytes.get(), size);
+bool is_held(std::uint64_t origin) {
+  Registry& all = registry();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  return std::any_of(all.held.begin(), all.held.end(), [origin](const auto& entry) {
+    return entry.second.origin == origin && !entry.second.bytes.expired();
+  });
+}
+
+SharedBytes share(Buffer<std::uint8_t> bytes, std::size_t size, std::uint64_t origin) {
+  const std::uint64_t key = fingerprint(bytes.get(), size);  // only finds candidates
   Registry& all = registry();
   const std::lock_guard<std::mutex> lock(all.mutex);
   auto [at, end] = all.held.equal_range(key);
@@ -60,7 +70,7 @@ SharedBytes share(Buffer<std::uint8_t> bytes, std::size_t size) {
     all.total -= size;
     FreeDeleter{}(const_cast<std::uint8_t*>(memory));  // it was made writable
   });
-  all.held.emplace(key, Held{made, size});
+  all.held.emplace(key, Held{made, size, origin});
   return made;
 }
 

@@ -16,6 +16,7 @@
 
 #include "common/p64.h"
 #include "common/trits.h"
+#include "kernels/ternary_matmul/layout.h"
 #include "kernels/ternary_matmul/ternary_matmul.h"
 
 namespace {
@@ -193,6 +194,21 @@ bool check_p80(const Case& made, const std::vector<float>& want) {
   return true;
 }
 
+// Codes that somebody holds keep their form, however small the layer is.
+bool check_held_layout(Random& random) {
+  const Variant& variant = select_variant("auto");
+  const Case made = make_case(random);
+  const Layout fresh = choose_layout(variant, made.layer());
+  if (variant.p80.multiply == nullptr || std::getenv("BAKER_TERNARY_LAYOUT") != nullptr) return fresh == Layout::kP64;
+  Layer layer = made.layer();
+  layer.layout = Layout::kP80;
+  const Weights held(layer);
+  const bool kept = choose_layout(variant, made.layer()) == Layout::kP80;
+  if (fresh == Layout::kP64 && kept && held.layout() == Layout::kP80) return true;
+  std::printf("choose_layout: held codes keep their form: %d; fresh ones are P64: %d\n", kept, fresh == Layout::kP64);
+  return false;
+}
+
 bool check_variants(Random& random, int cases) {
   for (int i = 0; i < cases; ++i) {
     const Case made = make_case(random);
@@ -254,7 +270,7 @@ bool check_refusals() {
 int main(int argc, char** argv) {
   const int cases = argc > 1 ? static_cast<int>(std::strtol(argv[1], nullptr, 10)) : 200;
   Random random(argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 0);
-  if (!check_refusals() || !check_variants(random, cases)) return 1;
+  if (!check_refusals() || !check_variants(random, cases) || !check_held_layout(random)) return 1;
   std::string names;
   for (const Variant* variant : available_variants()) names += std::string(" ") + variant->isa;
   std::printf("%d cases equal scalar:%s\n", cases, names.c_str());

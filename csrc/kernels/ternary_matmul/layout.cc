@@ -36,6 +36,8 @@ Layout choose_layout(const Variant& variant, const Layer& layer) {
       layer.k >= 1 && layer.k <= kMaxK && layer.codes.shape.size() == 2;  // if not, Weights will refuse it
   if (variant.p80.multiply == nullptr || choice == "2" || !sound) return Layout::kP64;
   if (choice == "1.6") return Layout::kP80;
+  if (is_held(origin(layer, Layout::kP64))) return Layout::kP64;
+  if (is_held(origin(layer, Layout::kP80))) return Layout::kP80;
   const std::int64_t group = layer.group < 1 || layer.group > layer.k ? layer.k : layer.group;
   const std::int64_t narrow = p80::panel_bytes(layer.k, group), wide = p64::blocks(layer.k) * p64::kBlockBytes;
   if (10 * narrow > 9 * wide) return Layout::kP64;

@@ -99,6 +99,9 @@ class Weights {
   std::vector<Place> places_;  // one a panel
 };
 
+// What the packed codes of a layer are known by while somebody holds them (common/shared_bytes.h).
+[[nodiscard]] std::uint64_t origin(const Layer& layer, Layout layout) noexcept;
+
 // What one run reads and writes.
 struct Arguments {
   const float* x;         // M x K

@@ -169,7 +169,7 @@ Weights::Weights(const Layer& layer)
     }
     pack_panel(codes, at.channels, cut_, layout_, packed.get() + panel * panel_bytes_);
   }
-  panels_ = share(std::move(packed), bytes);
+  panels_ = share(std::move(packed), bytes, origin(layer, layout_));
   scale_ = zeros(panels() * cut_.groups * kPanelChannels);
   bias_ = zeros((layer.bias.data == nullptr ? 1 : panels()) * kPanelChannels);
   bias_stride_ = layer.bias.data == nullptr ? 0 : kPanelChannels;
@@ -188,6 +188,13 @@ Weights::Weights(const Layer& layer)
   if (layer.gamma.data == nullptr) return;
   gamma_ = make_buffer<float>(static_cast<std::size_t>(cut_.k));
   std::memcpy(gamma_.get(), layer.gamma.data, static_cast<std::size_t>(cut_.k) * sizeof(float));
+}
+
+std::uint64_t origin(const Layer& layer, Layout layout) noexcept {
+  std::size_t bytes = 1;
+  for (const std::int64_t dim : layer.codes.shape) bytes *= static_cast<std::size_t>(dim);
+  const std::uint64_t codes = fingerprint(layer.codes.data, bytes);
+  return (codes ^ static_cast<std::uint64_t>(layer.k)) * 2 + (layout == Layout::kP80 ? 1 : 0);
 }
 
 const std::uint8_t* Weights::panel(std::int64_t index) const noexcept { return panels_.get() + index * panel_bytes_; }
