@@ -53,7 +53,7 @@ inline void dot_rows(__m512i (&acc)[R][Z], const __m512i (&codes)[Z], const std:
   for (int r = 0; r < R; ++r) {
     const __m512i four = broadcast(q + r * p64::kBlockWeights);
 #pragma GCC unroll 4
-    for (int z = 0; z < Z; ++z) acc[r][z] = _mm512_dpbusd_epi32(acc[r][z], codes[z], four);
+    for (int z = 0; z < Z; ++z) dot(acc[r][z], codes[z], four);
   }
 }
 
@@ -73,42 +73,98 @@ inline void add_fields(__m512i& acc, const __m512i (&part)[kFields]) {
   }
 }
 
-// R rows x registers first..first + Z - 1 of the panel.
-template <class Decoder, int R, int Z>
-void strip(const MultiplyTask& task, int first) {
-  const Cut& cut = task.cut;
-  const std::uint8_t* weights = task.panel + 64 * first;
-  __m512 f[R][Z];
+// What one strip writes: R rows x Z registers of channels.
+template <int Z>
+struct Output {
+  float* y;
+  std::int64_t stride;
+  __mmask16 mask[Z];  // the channels that exist
+};
+
+template <int Z>
+[[nodiscard]] inline Output<Z> output_at(const MultiplyTask& task, int first) {
+  Output<Z> out;
+  out.y = task.y + kLanes * first;
+  out.stride = task.y_stride;
+#pragma GCC unroll 4
+  for (int z = 0; z < Z; ++z) out.mask[z] = first_lanes(task.channels - kLanes * (first + z));
+  return out;
+}
+
+// The lines are written at the end, and wait in the cache till then.
+template <int R, int Z>
+inline void fetch(const Output<Z>& out) {
 #pragma GCC unroll 32
   for (int i = 0; i < R * Z; ++i) {
-    f[i / Z][i % Z] = _mm512_setzero_ps();
-    const int channel = kLanes * (first + i % Z);
-    if (channel < task.channels) __builtin_prefetch(task.y + i / Z * task.y_stride + channel, 1);  // written at the end
+    if (out.mask[i % Z] != 0) __builtin_prefetch(out.y + i / Z * out.stride + i % Z * kLanes, 1);
   }
+}
+
+// acc = -sums of a group.
+template <int R, int Z>
+inline void begin(const std::int32_t* sums, __m512i (&acc)[R][Z]) {
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    const __m512i start = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_set1_epi32(sums[r]));
+#pragma GCC unroll 4
+    for (int z = 0; z < Z; ++z) acc[r][z] = start;
+  }
+}
+
+// f += acc * scale of a group.
+template <int R, int Z>
+inline void add_group(const __m512i (&acc)[R][Z], const float* scale, __m512 (&f)[R][Z]) {
+#pragma GCC unroll 4
+  for (int z = 0; z < Z; ++z) {
+    const __m512 of_channels = _mm512_load_ps(scale + kLanes * z);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) f[r][z] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[r][z]), of_channels, f[r][z]);
+  }
+}
+
+// y = f * step + bias.
+template <int R, int Z>
+inline void store(const __m512 (&f)[R][Z], const float* steps, const float* bias, const Output<Z>& out) {
+  __m512 of_channels[Z];
+#pragma GCC unroll 4
+  for (int z = 0; z < Z; ++z) of_channels[z] = _mm512_load_ps(bias + kLanes * z);
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    const __m512 step = _mm512_set1_ps(steps[r]);
+#pragma GCC unroll 4
+    for (int z = 0; z < Z; ++z) {
+      const __m512 y = _mm512_fmadd_ps(f[r][z], step, of_channels[z]);
+      _mm512_mask_storeu_ps(out.y + r * out.stride + kLanes * z, out.mask[z], y);
+    }
+  }
+}
+
+// R rows x registers first..first + Z - 1 of the panel.
+template <class Decoder, int R, int Z>
+void strip(const MultiplyTask& given, int first) {
+  const MultiplyTask task = given;  // a copy, which no store to y can change
+  const Cut& cut = task.cut;
+  const Output<Z> out = output_at<Z>(task, first);
+  fetch<R>(out);
+  __m512 f[R][Z];
+#pragma GCC unroll 32
+  for (int i = 0; i < R * Z; ++i) f[i / Z][i % Z] = _mm512_setzero_ps();
+  const std::uint8_t* weights = task.panel + 64 * first;
+  const float* scale = task.scale + kLanes * first;
   const std::int64_t group_bytes = Decoder::group_bytes(cut);
   for (std::int64_t group = 0, block = 0; group < cut.groups; ++group, block += cut.group_blocks) {
     const std::int64_t left = cut.blocks - block, count = left < cut.group_blocks ? left : cut.group_blocks;
     __m512i acc[R][Z];
-#pragma GCC unroll 32
-    for (int i = 0; i < R * Z; ++i) acc[i / Z][i % Z] = _mm512_set1_epi32(-task.sums[group * R + i / Z]);
+    begin(task.sums + group * R, acc);
     if constexpr (R == 1) {
+      __asm__("" : "+m"(f));  // in memory: the registers are for the 16 sums, 4 masks and 4 activations of a row
       Decoder::accumulate_row(weights + group * group_bytes, task.q + block * p64::kBlockWeights, count, acc);
     } else {
       Decoder::template accumulate<R, Z>(weights + group * group_bytes, task.q, block, count, acc);
     }
-    const float* scale = task.scale + group * p64::kPanelChannels + kLanes * first;
-#pragma GCC unroll 32
-    for (int i = 0; i < R * Z; ++i) {
-      const int r = i / Z, z = i % Z;
-      f[r][z] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[r][z]), _mm512_load_ps(scale + kLanes * z), f[r][z]);
-    }
+    add_group(acc, scale + group * p64::kPanelChannels, f);
   }
-#pragma GCC unroll 32
-  for (int i = 0; i < R * Z; ++i) {
-    const int r = i / Z, channel = kLanes * (first + i % Z);
-    const __m512 y = _mm512_fmadd_ps(f[r][i % Z], _mm512_set1_ps(task.step[r]), _mm512_load_ps(task.bias + channel));
-    _mm512_mask_storeu_ps(task.y + r * task.y_stride + channel, first_lanes(task.channels - channel), y);
-  }
+  store(f, task.step, task.bias + kLanes * first, out);
 }
 
 // Few rows take the whole panel at once (two registers would wait for vpdpbusd's latency); more rows take half of it,
