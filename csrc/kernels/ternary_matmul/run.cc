@@ -10,10 +10,14 @@ namespace {
 constexpr std::size_t kLine = 64;
 // Panels that stay in L2 while the row tiles pass over them; a row tile stays in L1 while these panels pass over it.
 constexpr std::int64_t kPieceBytes = std::int64_t{256} << 10;
-// Multiplications in a piece (some 30 us): enough to be worth a hand-over, few enough to balance.
-constexpr std::int64_t kPieceWork = std::int64_t{16} << 20;
+// Multiplications in a piece: a part of them all, so that threads end together, but neither so few (some 0.5 us) that
+// handing them over counts nor so many (some 30 us) that one thread ends late.
+constexpr std::int64_t kPieces = 32;
+constexpr std::int64_t kLeastPieceWork = std::int64_t{1} << 18, kMostPieceWork = std::int64_t{16} << 20;
 // Less than this (some 8 us) is done by the calling thread.
 constexpr std::int64_t kSharedWork = std::int64_t{2} << 20;
+// The same for activations to quantize (some 8 us).
+constexpr std::int64_t kSharedRows = std::int64_t{128} << 10;
 
 [[nodiscard]] std::size_t aligned(std::size_t bytes) noexcept { return (bytes + kLine - 1) / kLine * kLine; }
 
@@ -37,6 +41,29 @@ void fetch(const float* channels) noexcept {
   for (std::int64_t i = 0; i < p64::kPanelChannels; i += kLine / sizeof(float)) __builtin_prefetch(channels + i);
 }
 
+// How the product is cut into pieces of a few tiles of rows x a few panels of channels.
+struct Pieces {
+  std::int64_t tiles;   // of rows, altogether
+  std::int64_t high;    // tiles in a piece
+  std::int64_t wide;    // panels in a piece
+  std::int64_t column;  // pieces over all rows
+  std::int64_t count;
+};
+
+[[nodiscard]] std::int64_t parts(std::int64_t all, std::int64_t part) noexcept { return (all + part - 1) / part; }
+
+[[nodiscard]] Pieces cut_work(const Weights& weights, std::int64_t m) noexcept {
+  const std::int64_t k = weights.cut().k, panels = weights.panels(), tiles = parts(m, kTileRows);
+  const std::int64_t work = std::clamp(m * k * weights.n() / kPieces, kLeastPieceWork, kMostPieceWork);
+  const std::int64_t panel_work = p64::kPanelChannels * k * std::min<std::int64_t>(kTileRows, m);  // with one tile
+  const std::int64_t fitting = kPieceBytes / weights.panel_bytes();
+  const std::int64_t most_wide = std::clamp<std::int64_t>(std::min(fitting, work / panel_work), 1, panels);
+  const std::int64_t wide = parts(panels, parts(panels, most_wide));  // as many pieces, of nearly one size
+  const std::int64_t most_high = std::clamp<std::int64_t>(work / (wide * panel_work), 1, tiles);
+  const std::int64_t high = parts(tiles, parts(tiles, most_high));
+  return {tiles, high, wide, parts(tiles, high), parts(tiles, high) * parts(panels, wide)};
+}
+
 struct Job {
   const Variant& variant;
   const Weights& weights;
@@ -45,10 +72,7 @@ struct Job {
   std::int8_t* q;
   std::int32_t* sums;
   float* step;
-  std::int64_t tiles;         // of rows
-  std::int64_t piece_tiles;   // tiles in one piece
-  std::int64_t piece_panels;  // panels in one piece
-  std::int64_t row_pieces;
+  Pieces pieces;
 
   [[nodiscard]] int rows(std::int64_t tile) const noexcept {
     return static_cast<int>(std::min<std::int64_t>(kTileRows, arguments.m - tile * kTileRows));
@@ -80,9 +104,9 @@ struct Job {
   }
 
   void multiply_piece(std::int64_t piece) const noexcept {
-    const std::int64_t tile = piece % row_pieces * piece_tiles, panel = piece / row_pieces * piece_panels;
-    const std::int64_t last_tile = std::min(tile + piece_tiles, tiles);
-    const std::int64_t last_panel = std::min(panel + piece_panels, weights.panels());
+    const std::int64_t tile = piece % pieces.column * pieces.high, panel = piece / pieces.column * pieces.wide;
+    const std::int64_t last_tile = std::min(tile + pieces.high, pieces.tiles);
+    const std::int64_t last_panel = std::min(panel + pieces.wide, weights.panels());
     for (std::int64_t t = tile; t < last_tile; ++t) {
       for (std::int64_t p = panel; p < last_panel; ++p) multiply(p, t);
     }
@@ -120,12 +144,7 @@ void run(const Variant& variant, const Weights& weights, const Arguments& argume
   const Cut& cut = weights.cut();
   const Scratch at = layout(cut, m);
   auto* base = static_cast<std::uint8_t*>(scratch);
-  const std::int64_t panels = weights.panels(), tiles = (m + kTileRows - 1) / kTileRows;
-  const std::int64_t panel_work = p64::kPanelChannels * cut.k * std::min<std::int64_t>(kTileRows, m);  // with one tile
-  const std::int64_t fitting = kPieceBytes / weights.panel_bytes();
-  const std::int64_t piece_panels = std::clamp<std::int64_t>(std::min(fitting, kPieceWork / panel_work), 1, panels);
-  const std::int64_t piece_tiles = std::clamp<std::int64_t>(kPieceWork / (piece_panels * panel_work), 1, tiles);
-  const std::int64_t row_pieces = (tiles + piece_tiles - 1) / piece_tiles;
+  const Pieces pieces = cut_work(weights, m);
   Job job = {variant,
              weights,
              weights.layout() == Layout::kP80 ? variant.p80 : variant.products,
@@ -133,13 +152,9 @@ void run(const Variant& variant, const Weights& weights, const Arguments& argume
              reinterpret_cast<std::int8_t*>(base),
              reinterpret_cast<std::int32_t*>(base + at.sums),
              reinterpret_cast<float*>(base + at.step),
-             tiles,
-             piece_tiles,
-             piece_panels,
-             row_pieces};
-  dispatch(executor, quantize_task, tiles, m * cut.k < kSharedWork / 8, job);
-  const std::int64_t pieces = row_pieces * ((panels + piece_panels - 1) / piece_panels);
-  dispatch(executor, multiply_task, pieces, m * cut.k * weights.n() < kSharedWork, job);
+             pieces};
+  dispatch(executor, quantize_task, pieces.tiles, m * cut.k < kSharedRows, job);
+  dispatch(executor, multiply_task, pieces.count, m * cut.k * weights.n() < kSharedWork, job);
 }
 
 }  // namespace baker::ternary
