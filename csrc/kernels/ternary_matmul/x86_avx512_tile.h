@@ -5,12 +5,15 @@
 //
 //   static std::int64_t group_bytes(const Cut& cut);                               bytes of a whole group of a panel
 //   // acc[r][z] += the dot products of R rows with 16 * Z channels; the group begins at 16-block first of q and has
-//   count template <int R, int Z> static void accumulate(const std::uint8_t* weights, const std::int8_t* q,
-//   std::int64_t first,
-//                                                  std::int64_t count, __m512i (&acc)[R][Z]);
+//   // count of them
+//   template <int R, int Z> static void accumulate(const std::uint8_t* weights, const std::int8_t* q,
+//                                                  std::int64_t first, std::int64_t count, __m512i (&acc)[R][Z]);
 //   // the same for one row and the whole panel
 //   static void accumulate_row(const std::uint8_t* weights, const std::int8_t* q, std::int64_t count,
 //                              __m512i (&acc)[1][kPanelRegisters]);
+//   // whether f waits in memory while accumulate_row runs; as measured: P64's loop then keeps all it reads in
+//   // registers, P80's does so without
+//   static constexpr bool kParksRow;
 #pragma once
 
 #include <immintrin.h>
@@ -157,7 +160,7 @@ void strip(const MultiplyTask& given, int first) {
     __m512i acc[R][Z];
     begin(task.sums + group * R, acc);
     if constexpr (R == 1) {
-      __asm__("" : "+m"(f));  // in memory: the registers are for the 16 sums, 4 masks and 4 activations of a row
+      if constexpr (Decoder::kParksRow) __asm__("" : "+m"(f));
       Decoder::accumulate_row(weights + group * group_bytes, task.q + block * p64::kBlockWeights, count, acc);
     } else {
       Decoder::template accumulate<R, Z>(weights + group * group_bytes, task.q, block, count, acc);

@@ -39,6 +39,8 @@ inline Decoded decode(__m512i v) {
 inline std::int64_t blocks_of(std::int64_t weights) { return (weights + p80::kBlockWeights - 1) / p80::kBlockWeights; }
 
 struct Trits {
+  static constexpr bool kParksRow = false;
+
   static std::int64_t group_bytes(const Cut& cut) {
     return blocks_of(cut.group_blocks * p64::kBlockWeights) * p64::kBlockBytes;
   }

@@ -8,6 +8,8 @@ namespace baker::ternary {
 namespace {
 
 struct Bits2 {
+  static constexpr bool kParksRow = true;
+
   static std::int64_t group_bytes(const Cut& cut) { return cut.group_blocks * p64::kBlockBytes; }
 
   template <int R, int Z>
