@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, dataclass_transform
 
 import onnx_ir as ir
 
@@ -43,6 +43,38 @@ class Declined:
     node: str
     reason: str
     rule: str = ""
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """What became of one layer, in a pass that has several forms to give it. Pairs are before and after.
+
+    Attributes:
+        node: the node of the model before, as `label` names it.
+        forms: "float", "int8", "int4", "ternary"; equal for a layer that stayed as it was.
+        depth, channels: K and N of its weight.
+        bytes: stored for its weight, scales included.
+        error: what the new form costs: relative L2 error of the layer's output, as the calibration data let expect (few
+            of them count with a reserve), or of its weight where there are none.
+        error_of: which of the two.
+        rows: M, the rows that it was timed with.
+        micros: microseconds of a call of such a layer, measured on this machine; None where it was not timed.
+    """
+
+    node: str
+    forms: tuple[str, str]
+    depth: int
+    channels: int
+    bytes: tuple[int, int]
+    error: float = 0.0
+    error_of: Literal["output", "weight"] = "weight"
+    rows: int = 1
+    micros: tuple[float, float] | None = None
+
+    @property
+    def changed(self) -> bool:
+        """True where the layer was given another form."""
+        return self.forms[0] != self.forms[1]
 
 
 @dataclass(frozen=True)
@@ -105,6 +137,7 @@ class PassResult(ir.passes.PassResult):
         changes: what was done, in order.
         declined: what was left alone, and why.
         warnings: what the user must hear although nothing failed.
+        layers: what became of each layer, of a pass that chooses among forms.
     """
 
     def __init__(
@@ -113,11 +146,13 @@ class PassResult(ir.passes.PassResult):
         changes: Sequence[Change] = (),
         declined: Sequence[Declined] = (),
         warnings: Sequence[str] = (),
+        layers: Sequence[LayerRecord] = (),
     ) -> None:
         super().__init__(model=model, modified=bool(changes))
         self.changes = tuple(changes)
         self.declined = tuple(declined)
         self.warnings = tuple(warnings)
+        self.layers = tuple(layers)
 
 
 @dataclass_transform(frozen_default=True)

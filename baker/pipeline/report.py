@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from baker.model.lower import SourceFacts
     from baker.model.save import SavedFacts
     from baker.pipeline.blame import Blame
-    from baker.pipeline.pass_base import Change, Declined
+    from baker.pipeline.pass_base import Change, Declined, LayerRecord
     from baker.proof.numerics import OutputError
     from baker.proof.speed.claim import Speed
     from baker.proof.verdict import Finding, Measurement
@@ -47,6 +47,7 @@ class PassRecord:
         error: why it was rolled back or failed.
         warnings: what the pass or the verifier wants heard although nothing failed.
         excused: it stood inside ``try(...)``, so its failure does not fail the run.
+        layers: what became of each layer, of a pass that chooses among forms. The times in it are this machine's.
     """
 
     name: str
@@ -64,6 +65,7 @@ class PassRecord:
     reason: str = ""
     warnings: tuple[str, ...] = ()
     excused: bool = False
+    layers: tuple[LayerRecord, ...] = ()
 
 
 @dataclass(frozen=True)

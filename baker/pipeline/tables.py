@@ -20,7 +20,9 @@ from rich.table import Table
 from rich.text import Text
 
 from baker.errors import printable
+from baker.pipeline.layer_table import layer_table
 from baker.pipeline.report import BudgetRecord
+from baker.pipeline.units import arrow, bytes_arrow
 
 if TYPE_CHECKING:
     from baker.pipeline.pass_base import Declined
@@ -66,8 +68,8 @@ def pass_table(records: Iterable[PassRecord], *, narrow: bool = False) -> Table:
         table.add_row(
             Text(printable(record.name + record.options)),
             record.fidelity,
-            _arrow(*(str(count) for count in record.nodes)),
-            _bytes_arrow(*record.bytes),
+            arrow(*(str(count) for count in record.nodes)),
+            bytes_arrow(*record.bytes),
             f"{len(record.changes)}/{len(record.declined)}",
             _verdict(record),
             f"{record.seconds:.1f}" if record.seconds >= 10 else f"{record.seconds:.2f}",
@@ -111,9 +113,9 @@ def _facts(report: Report) -> Iterable[tuple[str, str]]:
         yield "needs", f"onnxruntime {needs.onnxruntime}, opset {needs.opset}, IR {needs.ir_version}{library}"
     source, result = report.source, report.result
     if source is not None and result is not None:
-        yield "nodes", _arrow(str(source.nodes), str(result.nodes))
+        yield "nodes", arrow(str(source.nodes), str(result.nodes))
         ratio = result.bytes / source.bytes if source.bytes else 1.0
-        yield "size", f"{_bytes_arrow(source.bytes, result.bytes)} ({ratio:.2f}x)"
+        yield "size", f"{bytes_arrow(source.bytes, result.bytes)} ({ratio:.2f}x)"
     if report.speed is not None:
         yield "speed", report.speed.line()
     if result is not None and result.path is not None:
@@ -130,6 +132,9 @@ def _notes(record: PassRecord, verbose: bool) -> Iterable[RenderableType]:
     if verbose and record.changes:
         yield Text(f"{name} changed:")
         yield _indented(f"{change.node}: {change.what} ({change.rule})" for change in record.changes)
+    if any(layer.changed for layer in record.layers):
+        yield Text(f"{name} by layer:")
+        yield Padding(layer_table(record.layers, each=verbose), (0, 0, 0, 2))
     if not record.declined:
         return
     yield Text(f"{name} left alone:")
@@ -166,16 +171,6 @@ def worst(outputs: Iterable[OutputError], *, lossy: bool = True) -> str:
     return f"max {peak:.1e}"
 
 
-def human_bytes(size: int) -> str:
-    """Bytes in decimal units with three digits: ``10.2 MB``."""
-    value, unit = float(size), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 999.5 or unit == "TB":
-            break
-        value /= 1000
-    return f"{value:.3g} {unit}" if unit != "B" else f"{size} B"
-
-
 def _verdict(record: PassRecord) -> Text:
     if record.status == "unchanged":
         return Text("unchanged", style="dim")
@@ -197,17 +192,6 @@ def _budget(budget: BudgetRecord) -> str:
 
 def _samples(count: int) -> str:
     return f"{count} sample{'' if count == 1 else 's'}"
-
-
-def _arrow(before: str, after: str) -> str:
-    return before if before == after else f"{before} → {after}"
-
-
-def _bytes_arrow(before: int, after: int) -> str:
-    """``10.2 → 3.1 MB``; both units only where they differ."""
-    texts = human_bytes(before), human_bytes(after)
-    units = [text.split()[1] for text in texts]
-    return _arrow(texts[0].split()[0] if units[0] == units[1] and texts[0] != texts[1] else texts[0], texts[1])
 
 
 def _indented(lines: Iterable[str]) -> RenderableType:

@@ -15,7 +15,7 @@ from baker.model.save import saved_size
 from baker.model.shapes import forget_inference
 from baker.pipeline.integrity import fingerprint, freeze_tensors, inspected
 from baker.pipeline.options import format_options
-from baker.pipeline.pass_base import Change, Declined, LossyPass, Pass, PassContext
+from baker.pipeline.pass_base import Change, Declined, LayerRecord, LossyPass, Pass, PassContext
 from baker.pipeline.report import PassRecord, StatusWord
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ class Trial:
     changes: tuple[Change, ...] = ()
     declined: tuple[Declined, ...] = ()
     warnings: tuple[str, ...] = ()
+    layers: tuple[LayerRecord, ...] = ()
     changed: bool = False
     sound: bool = False
     fault: str | None = None
@@ -128,6 +129,7 @@ class Trial:
         self.changes = tuple(getattr(result, "changes", ()))
         self.declined = tuple(getattr(result, "declined", ()))
         self.warnings = tuple(getattr(result, "warnings", ()))
+        self.layers = tuple(getattr(result, "layers", ()))
         freeze_tensors(self.model)
         self.result = Snapshot(self.model)
         self.changed = self.result.fingerprint != self.start.fingerprint
@@ -166,6 +168,7 @@ class Trial:
             declined=self.declined,
             status=self._status(kept),
             error=self.fault,
+            layers=self.layers,
             **_judged(self.verdict, self.warnings),
         )
 

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from baker.errors import OptionError
 from baker.passes.ternary import merge, plan
+from baker.passes.ternary.account import Account
 from baker.passes.ternary.embedding import Embeddings
 from baker.passes.ternary.rows import Uses
 from baker.passes.ternary.selection import Selection, Survey
@@ -80,17 +81,20 @@ class Ternary(LossyPass):
         budget = self.effective_budget(context)
         embeddings = Embeddings(model, self, self.kernel, self.embedding, budget, context)
         embeddings.run()
-        counted = self.kernel == "auto" or (budget is not None and context.verifier is not None)
+        counted = self.kernel == "auto" or context.verifier is not None
         survey = Survey.of(model, self, self.kernel, Uses.of(model, context) if counted else None)
         selection = Selection(model, survey, self.kernel, budget, context)
         selection.keep_lossless()
         selection.add_rounded(self.group, self.fallback)
+        account = Account.of(survey)
         changes = plan.carry_out(model, selection.plans, self.kernel, context, _PER_BYTE[self.bits])
+        changed = {change.node for change in changes}
+        layers = account.records(selection, changed, _PER_BYTE[self.bits], timed=context.verifier is not None)
         changes, declined = [*embeddings.changes, *changes], [*embeddings.declined, *survey.declined]
         if self.fuse and self.kernel != "ort":
             more, refused = merge.take_in(model, self._reaches, context, budget)
             changes, declined = [*changes, *more], [*declined, *refused]
-        return PassResult(model, changes, declined, selection.warnings)
+        return PassResult(model, changes, declined, selection.warnings, [*embeddings.layers, *layers])
 
     def _reaches(self, node: ir.Node) -> bool:
         """True where the options let a ternary layer through, also by the name of the weight that it was made from."""

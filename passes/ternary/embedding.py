@@ -27,7 +27,7 @@ from baker.passes.ternary.plan import Layer, Plan
 from baker.passes.ternary.search import describe, harm
 from baker.passes.ternary.subgraph import Evaluator
 from baker.passes.ternary.weights import TernaryWeight
-from baker.pipeline.pass_base import Change, Declined, LossyPass, PassContext
+from baker.pipeline.pass_base import Change, Declined, LayerRecord, LossyPass, PassContext
 from baker.proof.budget import Budget
 from baker.runtime.kernels import pack_codes
 
@@ -75,9 +75,10 @@ class Embeddings:
     context: PassContext
     changes: list[Change] = field(default_factory=list)
     declined: list[Declined] = field(default_factory=list)
+    layers: list[LayerRecord] = field(default_factory=list)
 
     def run(self) -> None:
-        """Changes the model; `changes` and `declined` then say what came of each table."""
+        """Changes the model; `changes`, `declined` and `layers` then say what came of each table."""
         if self.mode == "keep":
             return
         evaluator, vocabularies = Evaluator(self.model), []
@@ -101,9 +102,11 @@ class Embeddings:
             return
         if isinstance(made, str) or not self.context.admits(made.rule, table.name):
             return
-        change = _change(made, table.stored(evaluator))
+        before = table.stored(evaluator)
+        change = _change(made, before)
         carry_out(self.model, made)
         self.changes.append(change)
+        self.layers.append(_record(made, before))
         self.context.did(self.model, change)
 
     def _storing(self, table: Table, evaluator: Evaluator) -> Storing | str:
@@ -228,3 +231,9 @@ def _change(made: Storing, before: int) -> Change:
     kind = made.rule.removeprefix("embedding-")
     what = f"table {rows} x {depth} of {' and '.join(readers)} -> {kind}: {how}"
     return Change(made.rule, table.name, f"{what}; {before} -> {made.weight.nbytes} bytes")
+
+
+def _record(made: Storing, before: int) -> LayerRecord:
+    rows, depth = made.weight.codes.shape
+    form = "ternary" if isinstance(made.weight, TernaryWeight) else f"int{made.weight.bits}"
+    return LayerRecord(made.table.name, ("float", form), depth, rows, (before, made.weight.nbytes), made.error or 0.0)

@@ -1,8 +1,9 @@
 """The forms that one linear layer can be given, and what each costs: bytes, time, error.
 
 Time here is a model, so that the same input gives the same result on every machine: microseconds of one thread of a
-Zen 5 (AVX-512 VNNI), a fixed part, one for each million weights, and one for each million products. `clock` measures
-what this machine needs, for the report.
+Zen 5 (AVX-512 VNNI), a fixed part, one for each million weights, and one for each million products. What this machine
+needs is measured by `clock` for the report, and where a mixture with ternary layers has to stand against a smaller one
+without.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import numpy as np
 import onnx_ir as ir
 
 from baker.model.graph import Array, constant_tensor
-from baker.passes.ternary import integers, plan, weights
-from baker.passes.ternary.clock import Form
+from baker.passes.ternary import clock, integers, plan, weights
+from baker.passes.ternary.clock import Form, Shape
 from baker.passes.ternary.compensate import compensated, output_error
 from baker.passes.ternary.plan import Layer, Plan
 from baker.passes.ternary.rounding import TERNARY
@@ -47,7 +48,7 @@ class Option:
         form: what it is in the terms of the clock.
         nbytes: stored for the weight.
         micros: by the cost model.
-        error: relative L2 error of the layer's output on the calibration data, of its weight where there is none.
+        error: relative L2 error of the layer's output as the calibration data let expect, of its weight without them.
         plan: how it is made; None for the layer as it is.
         weight_error: relative L2 error of the weight.
     """
@@ -88,6 +89,15 @@ def expected_micros(form: Form, rows: int, depth: int, channels: int) -> float:
     """What the cost model says."""
     fixed, weight, product = _COST[form]
     return fixed + depth * channels * 1e-6 * (weight + product * rows)
+
+
+def measured_micros(menu: Menu, option: Option) -> float:
+    """What the clock says of an option; what the cost model says of a form that can't be timed."""
+    use, made = menu.layer.use, [item.plan.weight for item in menu.options if item.plan is not None]
+    channels, depth = made[0].codes.shape
+    group = next((weight.group for weight in made if isinstance(weight, TernaryWeight)), 0)
+    found = clock.measure(Shape(use.rows, depth, channels, group), threads=use.threads)
+    return found.micros.get(option.form, option.micros)
 
 
 def as_it_is(layer: Layer, evaluator: Evaluator) -> Option | None:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from baker.passes.ternary import plan
 from baker.passes.ternary.choice import Mixer, Mixture
 from baker.passes.ternary.inputs import Inputs
-from baker.passes.ternary.menu import Fallback, Kitchen, Menu
+from baker.passes.ternary.menu import Fallback, Kitchen, Menu, measured_micros
 from baker.passes.ternary.plan import Layer, Plan
 from baker.passes.ternary.rows import Uses
 from baker.passes.ternary.search import Choice, Search, describe, harm
@@ -59,6 +59,7 @@ class Selection:
 
     Attributes:
         plans: what was chosen so far.
+        menus: the layers that had several forms to choose from, and the option of each that was chosen.
         warnings: what the user must hear about it.
     """
 
@@ -68,6 +69,7 @@ class Selection:
         self.model, self.survey, self.kernel, self.budget = model, survey, kernel, budget
         self.context, self.verifier = context, context.verifier
         self.plans: list[Plan] = []
+        self.menus: list[tuple[Menu, int]] = []
         self.warnings: list[str] = []
 
     def keep_lossless(self) -> None:
@@ -99,7 +101,9 @@ class Selection:
                 self._decline(layer, f"{reason}; {hindrance}", "post-training")
             return
         menus, kept = self._menus(Kitchen(self.survey.evaluator, self.kernel, group, fallback)), list(self.plans)
-        mixer = Mixer(menus, lambda plans: self._measure([*kept, *plans]), lambda result: result.met, now)
+        mixer = Mixer(
+            menus, lambda plans: self._measure([*kept, *plans]), lambda result: result.met, now, measured_micros
+        )
         self._settle(menus, mixer.run(), kept)
 
     def _menus(self, kitchen: Kitchen) -> list[Menu]:
@@ -122,6 +126,7 @@ class Selection:
         rounded: list[tuple[Menu, Plan]] = []
         for index, (menu, level) in enumerate(zip(menus, mixture.levels, strict=True)):
             chosen = menu.options[level]
+            self.menus.append((menu, level))
             if chosen.plan is not None:
                 self.plans.append(chosen.plan)
                 rounded += [(menu, chosen.plan)] if chosen.ternary else []

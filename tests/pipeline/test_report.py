@@ -14,7 +14,8 @@ from baker.model.lower import SourceFacts
 from baker.model.save import SavedFacts
 from baker.pipeline.pass_base import Change, Declined
 from baker.pipeline.report import BudgetRecord, PassRecord, Report, Requires, Verification, environment, plain
-from baker.pipeline.tables import grouped, human_bytes
+from baker.pipeline.tables import grouped
+from baker.pipeline.units import human_bytes
 from baker.proof.numerics import OutputError
 from baker.runtime.audit import KernelAudit, KernelUse
 

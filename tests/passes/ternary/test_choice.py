@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -10,7 +12,10 @@ from ternary_tools import Sketch, ops, ternary, weight_bytes
 
 from baker.model.graph import index_names
 from baker.passes.quantize import Quantize
+from baker.passes.ternary import selection
+from baker.passes.ternary.choice import Mixer
 from baker.passes.ternary.integers import int4, int8, packed
+from baker.passes.ternary.menu import Menu, Option
 from baker.pipeline.pass_base import PassContext
 from baker.proof.budget import Budget
 from baker.proof.verifier import Verifier
@@ -97,6 +102,36 @@ def test_never_larger_than_int8_alone(budget: str, rows: int):
     assert weight_bytes(both) <= before
     assert ctx.verifier is not None
     assert ctx.verifier.measure(both, Budget.parse(budget)).met
+
+
+@pytest.mark.parametrize("rows", [1, 24])
+@pytest.mark.parametrize("budget", ["sqnr=3dB", "sqnr=7dB", "sqnr=10dB", "sqnr=13dB"])
+def test_ternary_is_not_chosen_where_a_mixture_without_is_smaller_and_faster(budget: str, rows: int, monkeypatch):
+    """Every mixture of the other forms is tried; where ternary is all there is, fewer bytes cannot be had."""
+    mixers: list[Mixer] = []
+    monkeypatch.setattr(selection, "Mixer", lambda *parts: mixers.append(Mixer(*parts)) or mixers[0])
+    model = network(rows)
+    found = ternary(model, context(model, budget, rows))
+    if "post-training" not in rules(found):
+        return
+    (mixer,) = mixers
+    chosen = mixer.cost(mixer.run().levels)
+    for levels in product(*(range(len(menu.without_ternary().options)) for menu in mixer.menus)):
+        nbytes, micros = mixer.cost(levels)
+        if nbytes < chosen[0] and micros <= chosen[1]:
+            pairs = zip(mixer.menus, levels, strict=True)
+            plans = [menu.options[level].plan for menu, level in pairs if menu.options[level].plan is not None]
+            assert not mixer.holds(mixer.measure(plans))
+
+
+@pytest.mark.parametrize(("int4", "wins"), [(1.0, True), (3.0, False)])
+def test_the_clock_counts_where_a_smaller_mixture_is_expected_to_be_slower(int4: float, wins: bool):
+    """Two layers, both int4 or one ternary and one float; 60 bytes in 4 expected microseconds, or 120 in 3.5."""
+    forms = (Option("float", 100, 2.5), Option("int4", 30, 2.0, 0.1), Option("baker", 20, 1.0, 0.4))
+    times = {"float": 2.5, "int4": int4, "baker": 1.0}
+    mixer = Mixer([Menu(None, forms)] * 2, None, None, None, lambda menu, option: times[option.form])
+    assert mixer.dominates((1, 1), (2, 0)) is wins
+    assert not mixer.dominates((2, 0), (1, 1))
 
 
 def test_calibration_data_make_room():
