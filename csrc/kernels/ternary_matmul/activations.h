@@ -131,7 +131,7 @@ void finish_with(const FinishTask& task) {
       float* y = task.y + begin + channel;
       const float* residual = task.residual == nullptr ? nullptr : task.residual + begin + channel;
       const int left = task.channels - channel, count = left < V::kLanes ? left : V::kLanes;
-      const bool whole = count == V::kLanes;
+      const bool whole = V::kLanes == 1 || count == V::kLanes;  // one lane is known to be: no copy is even compiled
       float in[V::kLanes] = {}, more[V::kLanes] = {};
       if (!whole) __builtin_memcpy(in, y, static_cast<unsigned>(count) * sizeof(float));
       if (!whole && residual != nullptr) __builtin_memcpy(more, residual, static_cast<unsigned>(count) * sizeof(float));
