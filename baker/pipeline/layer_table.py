@@ -28,7 +28,7 @@ def layer_table(layers: Sequence[LayerRecord], *, each: bool = False) -> Table:
     """
     groups = [[layer] for layer in layers] if each else _alike(layer for layer in layers if layer.changed)
     shown = groups if each else groups[:ROWS_SHOWN]
-    table = Table(box=SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("layer", overflow="fold")
     table.add_column("K × N", justify="right", no_wrap=True)
     table.add_column("form", no_wrap=True)
@@ -57,7 +57,7 @@ def _row(group: Sequence[LayerRecord]) -> tuple[Text | str, ...]:
     name = printable(first.node) + (f" and {more} alike" if more else "")
     nbytes = [sum(layer.bytes[side] for layer in group) for side in (0, 1)]
     error = max(layer.error for layer in group)
-    words = f"{error:.2g} of {first.error_of}" if error else "0" if first.changed else ""
+    words = f"{error:.2g} {first.error_of}" if error else "0" if first.changed else ""
     shape = f"{first.depth} × {first.channels}"
     timed = ("", "") if first.micros is None else (str(first.rows), "{:.3g} → {:.3g}".format(*first.micros))
     return Text(name), shape, arrow(*first.forms), words, bytes_arrow(*nbytes), *timed
