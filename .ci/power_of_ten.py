@@ -40,6 +40,7 @@ ALLOCATES = re.compile(
 )
 SKIPPED = ("python",)  # a face that allocates numpy arrays by design
 FLAGS = {
+    "x86_avxvnni": ["-mavxvnni", "-mfma"],
     "x86_avx2": ["-mavx2", "-mfma"],
     "x86_avx512": [f"-mavx512{part}" for part in ("f", "bw", "dq", "vl", "vnni", "vbmi")] + ["-mfma"],
 }

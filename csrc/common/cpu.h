@@ -5,6 +5,7 @@ namespace baker {
 
 struct CpuFeatures {
   bool avx2 = false;         // AVX2 and FMA
+  bool avx_vnni = false;     // the same and AVX-VNNI
   bool avx512_vnni = false;  // AVX-512 F, BW, DQ, VL and VNNI
   bool avx512_vbmi = false;  // the same and VBMI
   bool neon = false;         // any AArch64

@@ -4,6 +4,13 @@ include(CheckCXXSourceCompiles)
 check_cxx_source_compiles("#if !defined(__x86_64__)\n#error\n#endif\nint main() {}" BAKER_X86_64)
 check_cxx_source_compiles("#if !defined(__aarch64__)\n#error\n#endif\nint main() {}" BAKER_AARCH64)
 
+if(BAKER_X86_64)  # GCC 11, Clang 12 and their assemblers; without them this one variant is left out
+  set(CMAKE_REQUIRED_FLAGS -mavxvnni)
+  check_cxx_source_compiles("#include <immintrin.h>
+    int main() { __asm__(\"%{vex%} vpdpbusd %%ymm0, %%ymm0, %%ymm0\" : :); }" BAKER_AVXVNNI)
+  unset(CMAKE_REQUIRED_FLAGS)
+endif()
+
 set(TERNARY csrc/kernels/ternary_matmul)
 add_library(baker_kernels STATIC
   csrc/common/cpu.cc
@@ -22,6 +29,7 @@ target_link_libraries(baker_kernels PRIVATE baker_flags)
 target_include_directories(baker_kernels PUBLIC csrc)
 
 set(AVX2 -mavx2 -mfma)
+set(AVXVNNI ${AVX2} -mavxvnni)
 set(AVX512_VNNI -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")  # GCC before 13 warns about its own AVX-512 header (GCC bug 105593)
   list(APPEND AVX512_VNNI -Wno-maybe-uninitialized)
@@ -38,6 +46,10 @@ endfunction()
 
 if(BAKER_X86_64)
   isa_sources(AVX2 x86_avx2.cc x86_avx2_rows.cc)
+  if(BAKER_AVXVNNI)
+    isa_sources(AVXVNNI x86_avxvnni.cc)
+    set_source_files_properties(${TERNARY}/dispatch.cc PROPERTIES COMPILE_DEFINITIONS BAKER_AVXVNNI)
+  endif()
   isa_sources(AVX512_VBMI x86_avx512vbmi.cc)
   isa_sources(AVX512_VNNI x86_avx512vnni.cc x86_avx512_rows.cc)
 elseif(BAKER_AARCH64)

@@ -12,7 +12,7 @@ from ternary_layers import Layer, random_layer, random_layers
 from baker import _kernels
 from baker.runtime import kernels
 
-ISAS = ("avx512vbmi", "avx512vnni", "avx2", "neondotprod", "neon", "scalar")
+ISAS = ("avx512vbmi", "avx512vnni", "avxvnni", "avx2", "neondotprod", "neon", "scalar")
 
 
 def multiply(layer: Layer, isa: str, threads: int = 1) -> np.ndarray:

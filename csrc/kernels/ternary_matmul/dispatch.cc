@@ -20,6 +20,9 @@ const std::vector<Entry>& entries() {
 #if defined(__x86_64__)
       {{"avx512vbmi", kAvx512Rows, kAvx512VnniProducts, kAvx512VbmiP80}, cpu.avx512_vbmi},
       {{"avx512vnni", kAvx512Rows, kAvx512VnniProducts, {}}, cpu.avx512_vnni},
+#if defined(BAKER_AVXVNNI)
+      {{"avxvnni", kAvx2Rows, kAvxVnniProducts, {}}, cpu.avx_vnni},
+#endif
       {{"avx2", kAvx2Rows, kAvx2Products, {}}, cpu.avx2},
 #elif defined(__aarch64__)
       {{"neondotprod", kNeonRows, kNeonDotprodProducts, {}}, cpu.neon_dotprod},

@@ -104,7 +104,7 @@ extern const Rows kScalarRows;
 extern const Products kScalarProducts, kScalarP80;
 #if defined(__x86_64__)
 extern const Rows kAvx2Rows, kAvx512Rows;
-extern const Products kAvx2Products, kAvx512VnniProducts, kAvx512VbmiP80;
+extern const Products kAvx2Products, kAvxVnniProducts, kAvx512VnniProducts, kAvx512VbmiP80;
 #elif defined(__aarch64__)
 extern const Rows kNeonRows;
 extern const Products kNeonProducts, kNeonDotprodProducts;

@@ -1,0 +1,78 @@
+// AVX-VNNI: vpdpbusd on registers of 256 bits, for CPUs without AVX-512.
+//
+// A row alone (M = 1) multiplies the field j of a byte where it stands (times 4^j), with an accumulator for each field;
+// the four are brought to one scale at the end. More rows share fields that are unpacked.
+#include "kernels/ternary_matmul/x86_ymm_tile.h"
+
+namespace baker::ternary {
+namespace {
+
+// sum += codes . activations. Written out because GCC 12 moves the sums between registers otherwise.
+inline void dot(__m256i& sum, __m256i codes, __m256i activations) {
+  __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(codes), "x"(activations));
+}
+
+struct Quads {
+  static constexpr int kMaxRows = 4;
+  static constexpr int registers(int rows) { return rows == 1 ? 2 : rows == 2 ? 4 : 2; }
+
+  template <int R, int Y>
+  static inline void accumulate(const std::uint8_t* weights, const std::int8_t* q, std::int64_t stride,
+                                std::int64_t count, __m256i (&acc)[R][Y]) {
+    if constexpr (R == 1) {
+      one_row(weights, q, stride, count, acc[0]);
+    } else {
+      several(weights, q, stride, count, acc);
+    }
+  }
+
+ private:
+  template <int R, int Y>
+  static inline void several(const std::uint8_t* weights, const std::int8_t* q, std::int64_t stride, std::int64_t count,
+                             __m256i (&acc)[R][Y]) {
+    for (std::int64_t block = 0; block < count; ++block, weights += p64::kBlockBytes, q += stride) {
+#pragma GCC unroll 4
+      for (int j = 0; j < kFields; ++j) {
+        __m256i field[Y];
+#pragma GCC unroll 4
+        for (int y = 0; y < Y; ++y) field[y] = field_of(codes_at(weights + kRegisterBytes * y), j);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) {
+          const __m256i four = broadcast(q + r * p64::kBlockWeights + 4 * j);
+#pragma GCC unroll 4
+          for (int y = 0; y < Y; ++y) dot(acc[r][y], field[y], four);
+        }
+      }
+    }
+  }
+
+  template <int Y>
+  static inline void one_row(const std::uint8_t* weights, const std::int8_t* q, std::int64_t stride, std::int64_t count,
+                             __m256i (&acc)[Y]) {
+    __m256i part[Y][kFields];
+#pragma GCC unroll 8
+    for (int i = 0; i < Y * kFields; ++i) part[i / kFields][i % kFields] = _mm256_setzero_si256();
+    for (std::int64_t block = 0; block < count; ++block, weights += p64::kBlockBytes, q += stride) {
+#pragma GCC unroll 4
+      for (int j = 0; j < kFields; ++j) {
+        const __m256i four = broadcast(q + 4 * j), mask = _mm256_set1_epi8(static_cast<char>(3U << (2 * j)));
+#pragma GCC unroll 4
+        for (int y = 0; y < Y; ++y) {
+          dot(part[y][j], _mm256_and_si256(codes_at(weights + kRegisterBytes * y), mask), four);
+        }
+      }
+      __builtin_prefetch(weights + kAhead);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < Y * kFields; ++i) {
+      const int y = i / kFields, j = i % kFields;
+      acc[y] = _mm256_add_epi32(acc[y], _mm256_srai_epi32(part[y][j], 2 * j));
+    }
+  }
+};
+
+}  // namespace
+
+const Products kAvxVnniProducts = {multiply<Quads>};
+
+}  // namespace baker::ternary
