@@ -9,6 +9,7 @@ namespace baker::ternary {
 namespace {
 
 constexpr std::int64_t kPlainBlocks = 16, kPairBlocks = 8;  // 64 pairs of codes; 16 of codes times 4
+constexpr int kHalf = kPanelRegisters / 2;
 
 // sum += codes . activations in int16. Written out because GCC 12 moves the sums between registers otherwise.
 inline void dot(__m256i& sum, __m256i codes, __m256i activations) {
@@ -23,7 +24,7 @@ inline void widen(__m256i& acc, __m256i pairs) {
 
 struct Pairs {
   static constexpr int kMaxRows = 8;
-  static constexpr int registers(int rows) { return rows == 1 ? 4 : rows <= 2 ? 4 : rows <= 4 ? 2 : 1; }
+  static constexpr int registers(int rows) { return rows == 1 ? 8 : rows == 2 ? 4 : rows <= 4 ? 2 : 1; }
 
   template <int R, int Y>
   static inline void accumulate(const std::uint8_t* weights, const std::int8_t* q, std::int64_t stride,
@@ -33,7 +34,8 @@ struct Pairs {
       const std::int64_t next = count - block < most ? count : block + most;
       __asm__("" : "+m"(acc));
       if constexpr (R == 1) {
-        one_row(weights, q, stride, next - block, acc[0]);
+        one_row<0>(weights, q, stride, next - block, acc[0]);
+        one_row<kHalf>(weights, q, stride, next - block, acc[0]);
       } else {
         several(weights, q, stride, next - block, acc);
       }
@@ -69,32 +71,34 @@ struct Pairs {
     for (int i = 0; i < R * Y; ++i) widen(acc[i / Y][i % Y], sum[i / Y][i % Y]);
   }
 
-  // At most kPairBlocks blocks.
-  template <int Y>
+  // At most kPairBlocks blocks; half of the panel, from register kFirst.
+  template <int kFirst>
   static inline void one_row(const std::uint8_t* weights, const std::int8_t* q, std::int64_t stride, std::int64_t count,
-                             __m256i (&acc)[Y]) {
+                             __m256i (&acc)[kPanelRegisters]) {
     const __m256i low = _mm256_set1_epi8(3), high = _mm256_set1_epi8(12);
-    __m256i plain[Y], times4[Y];
+    __m256i plain[kHalf], times4[kHalf];
 #pragma GCC unroll 4
-    for (int y = 0; y < Y; ++y) plain[y] = times4[y] = _mm256_setzero_si256();
+    for (int y = 0; y < kHalf; ++y) plain[y] = times4[y] = _mm256_setzero_si256();
     for (std::int64_t block = 0; block < count; ++block, weights += p64::kBlockBytes, q += stride) {
+      const std::uint8_t* half_panel = weights + kRegisterBytes * kFirst;
+      __builtin_prefetch(half_panel + kAhead);
+      __builtin_prefetch(half_panel + kAhead + 2 * kRegisterBytes);
 #pragma GCC unroll 2
-      for (int half = 0; half < 2; ++half) {
-        const __m256i first = broadcast(q + 8 * half), second = broadcast(q + 8 * half + 4);
+      for (int pair = 0; pair < 2; ++pair) {
+        const __m256i first = broadcast(q + 8 * pair), second = broadcast(q + 8 * pair + 4);
 #pragma GCC unroll 4
-        for (int y = 0; y < Y; ++y) {
-          const __m256i codes = _mm256_srli_epi16(codes_at(weights + kRegisterBytes * y), 4 * half);
+        for (int y = 0; y < kHalf; ++y) {
+          const __m256i codes = _mm256_srli_epi16(codes_at(half_panel + kRegisterBytes * y), 4 * pair);
           dot(plain[y], _mm256_and_si256(codes, low), first);
           dot(times4[y], _mm256_and_si256(codes, high), second);
         }
       }
-#pragma GCC unroll 2
-      for (int y = 0; y < Y; y += 2) __builtin_prefetch(weights + kRegisterBytes * y + kAhead);
     }
 #pragma GCC unroll 4
-    for (int y = 0; y < Y; ++y) {
-      widen(acc[y], plain[y]);
-      acc[y] = _mm256_add_epi32(acc[y], _mm256_srai_epi32(_mm256_madd_epi16(times4[y], _mm256_set1_epi16(1)), 2));
+    for (int y = 0; y < kHalf; ++y) {
+      widen(acc[kFirst + y], plain[y]);
+      const __m256i sum = _mm256_madd_epi16(times4[y], _mm256_set1_epi16(1));
+      acc[kFirst + y] = _mm256_add_epi32(acc[kFirst + y], _mm256_srai_epi32(sum, 2));
     }
   }
 };

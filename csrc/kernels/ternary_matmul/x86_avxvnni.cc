@@ -12,17 +12,26 @@ inline void dot(__m256i& sum, __m256i codes, __m256i activations) {
   __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(codes), "x"(activations));
 }
 
+constexpr std::int64_t kRowBlocks = 32;  // 8 KB of a panel, which stay in L1 while the four parts of it pass
+
 struct Quads {
   static constexpr int kMaxRows = 4;
-  static constexpr int registers(int rows) { return rows == 1 ? 2 : rows == 2 ? 4 : 2; }
+  static constexpr int registers(int rows) { return rows == 1 ? 8 : rows == 2 ? 4 : 2; }
 
   template <int R, int Y>
   static inline void accumulate(const std::uint8_t* weights, const std::int8_t* q, std::int64_t stride,
                                 std::int64_t count, __m256i (&acc)[R][Y]) {
-    if constexpr (R == 1) {
-      one_row(weights, q, stride, count, acc[0]);
-    } else {
-      several(weights, q, stride, count, acc);
+    if constexpr (R > 1) return several(weights, q, stride, count, acc);
+    while (count > 0) {
+      const std::int64_t blocks = count < kRowBlocks ? count : kRowBlocks;
+#pragma GCC unroll 1
+      for (int first = 0; first < Y; first += 2) {
+        __asm__("" : "+m"(acc));
+        one_row(weights + kRegisterBytes * first, q, stride, blocks, acc[0] + first);
+      }
+      weights += blocks * p64::kBlockBytes;
+      q += blocks * stride;
+      count -= blocks;
     }
   }
 
@@ -36,7 +45,7 @@ struct Quads {
         __m256i field[Y];
 #pragma GCC unroll 4
         for (int y = 0; y < Y; ++y) field[y] = field_of(codes_at(weights + kRegisterBytes * y), j);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
           const __m256i four = broadcast(q + r * p64::kBlockWeights + 4 * j);
 #pragma GCC unroll 4
@@ -46,25 +55,23 @@ struct Quads {
     }
   }
 
-  template <int Y>
+  // Two registers of channels.
   static inline void one_row(const std::uint8_t* weights, const std::int8_t* q, std::int64_t stride, std::int64_t count,
-                             __m256i (&acc)[Y]) {
-    __m256i part[Y][kFields];
+                             __m256i* acc) {
+    __m256i part[2][kFields];
 #pragma GCC unroll 8
-    for (int i = 0; i < Y * kFields; ++i) part[i / kFields][i % kFields] = _mm256_setzero_si256();
+    for (int i = 0; i < 2 * kFields; ++i) part[i / kFields][i % kFields] = _mm256_setzero_si256();
     for (std::int64_t block = 0; block < count; ++block, weights += p64::kBlockBytes, q += stride) {
+      __builtin_prefetch(weights + kAhead);
 #pragma GCC unroll 4
       for (int j = 0; j < kFields; ++j) {
         const __m256i four = broadcast(q + 4 * j), mask = _mm256_set1_epi8(static_cast<char>(3U << (2 * j)));
-#pragma GCC unroll 4
-        for (int y = 0; y < Y; ++y) {
-          dot(part[y][j], _mm256_and_si256(codes_at(weights + kRegisterBytes * y), mask), four);
-        }
+        dot(part[0][j], _mm256_and_si256(codes_at(weights), mask), four);
+        dot(part[1][j], _mm256_and_si256(codes_at(weights + kRegisterBytes), mask), four);
       }
-      __builtin_prefetch(weights + kAhead);
     }
 #pragma GCC unroll 8
-    for (int i = 0; i < Y * kFields; ++i) {
+    for (int i = 0; i < 2 * kFields; ++i) {
       const int y = i / kFields, j = i % kFields;
       acc[y] = _mm256_add_epi32(acc[y], _mm256_srai_epi32(part[y][j], 2 * j));
     }

@@ -4,8 +4,9 @@
 //
 // A Dot type says how a strip is cut and how it accumulates:
 //
-//   static constexpr int kMaxRows;                     rows of a strip
-//   static constexpr int registers(int rows);          registers of 8 channels of a strip of so many rows
+//   static constexpr int kMaxRows;             // rows of a strip
+//   // registers of 8 channels in a strip, a divisor of 8; of a row alone all 8, so that weights are read as they lie
+//   static constexpr int registers(int rows);
 //   // acc[r][y] += the dot products of R rows with 8 * Y channels; the rows of q are p64::kBlockWeights apart, its
 //   // blocks stride bytes
 //   template <int R, int Y> static void accumulate(const std::uint8_t* weights, const std::int8_t* q,
@@ -23,6 +24,7 @@ namespace {
 constexpr int kLanes = 8;   // channels in a register
 constexpr int kFields = 4;  // 2-bit codes in a byte
 constexpr int kRegisterBytes = 32;
+constexpr int kPanelRegisters = 8;
 constexpr std::int64_t kAhead = 8192;  // bytes: what hides DRAM's latency behind the products of a GEMV
 
 [[nodiscard]] inline __m256i codes_at(const std::uint8_t* weights) {
@@ -62,23 +64,23 @@ void strip(const MultiplyTask& given, int row, int first) {
   const std::uint8_t* weights = task.panel + kRegisterBytes * first;
   const std::int8_t* q = task.q + row * p64::kBlockWeights;
   __m256 f[R][Y];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int i = 0; i < R * Y; ++i) f[i / Y][i % Y] = _mm256_setzero_ps();
   for (std::int64_t group = 0, block = 0; group < cut.groups; ++group, block += cut.group_blocks) {
     const std::int64_t left = cut.blocks - block, count = left < cut.group_blocks ? left : cut.group_blocks;
     __m256i acc[R][Y];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int i = 0; i < R * Y; ++i) acc[i / Y][i % Y] = _mm256_set1_epi32(-task.sums[group * task.rows + row + i / Y]);
     __asm__("" : "+m"(f));  // waits in memory, so that the products have the registers
     Dot::template accumulate<R, Y>(weights + block * p64::kBlockBytes, q + block * stride, stride, count, acc);
     const float* scale = task.scale + group * p64::kPanelChannels + kLanes * first;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int i = 0; i < R * Y; ++i) {
       const int r = i / Y, y = i % Y;
       f[r][y] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[r][y]), _mm256_load_ps(scale + kLanes * y), f[r][y]);
     }
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int i = 0; i < R * Y; ++i) store(task, row + i / Y, kLanes * (first + i % Y), f[i / Y][i % Y]);
 }
 
