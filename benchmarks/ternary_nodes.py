@@ -93,7 +93,6 @@ CONTESTANTS = {
     "ternary-2bit": Contestant(ternary, (("BAKER_TERNARY_LAYOUT", "2"),)),
     "ternary-1.6bit": Contestant(ternary, (("BAKER_TERNARY_LAYOUT", "1.6"),)),
     "ternary-g128": Contestant(ternary_grouped),
-    "ternary-avxvnni": Contestant(ternary, (("BAKER_ISA", "avxvnni"),)),
     "ternary-avx2": Contestant(ternary, (("BAKER_ISA", "avx2"),)),
     "ternary-avxvnni": Contestant(ternary, (("BAKER_ISA", "avxvnni"),)),
     "ort-fp32": Contestant(fp32),

@@ -1,7 +1,8 @@
 """What rounding a trained layer costs at its output, method by method: `python benchmarks/ternary_rounding.py`.
 
 Inputs are correlated as tests/correlated.py draws them (normal, standard deviation i^-exponent along random
-directions); errors are relative L2 of the output, on rows that nothing was fitted to; scales in groups of 64.
+directions); weights are normal, Laplace, or Student's t with 4 degrees of freedom. Errors are relative L2 of the
+output, on rows that nothing was fitted to; scales in groups of 64.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from correlated import SPECTRA, inputs, weights
+from correlated import inputs, weights
 
 from baker.model.graph import Array
 from baker.passes.ternary.compensate import Correlation, Rounded, _factor, _feedback, compensated
@@ -24,7 +25,9 @@ from baker.passes.ternary.rounding import INT4, TERNARY, Grid
 WEIGHTS = {
     "normal": weights,
     "Laplace": lambda channels, depth: np.random.default_rng(2).laplace(size=(channels, depth)).astype(np.float32),
+    "t4": lambda channels, depth: np.random.default_rng(3).standard_t(4, size=(channels, depth)).astype(np.float32),
 }
+SPECTRA = (0.5, 0.75, 1.0)
 
 
 def absmean(groups: Array) -> Array:
@@ -79,7 +82,7 @@ def main() -> None:
         return
     columns = {}
     for name, draw in WEIGHTS.items():
-        for exponent in SPECTRA.values():
+        for exponent in SPECTRA:
             matrix, seen = draw(256, 512), Correlation(512)
             seen.add(inputs(8192, 512, exponent))
             hessian, held_out = seen.damped(), inputs(4096, 512, exponent, 1)
