@@ -11,7 +11,7 @@ import pytest
 TESTS = Path(__file__).parent
 sys.path.insert(0, str(TESTS))  # helper modules such as helpers.py; the repository's root stays off the path
 
-# A shell starts what runs in its background with SIGINT ignored, and every child inherits that: tests of Ctrl-C need it.
+# What a shell starts in its background ignores SIGINT, and its children inherit that: tests of Ctrl-C need it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
