@@ -9,7 +9,8 @@ Every contestant multiplies the same (M, K) input with ``--nodes`` ternary (K, N
 so that the fixed cost of a run does not dilute the ratio.
 
 * warm: the nodes share one initializer.
-* cold: each has its own, and there are so many that their 2-bit weights are twice what the last-level cache holds.
+* cold: each has its own, and there are so many that their 2-bit weights are four times what the last-level cache
+  holds: it keeps some of what was read a round ago.
 
 One round times every contestant once, in a new random order. A row of a table gives the median time of a node and how
 many times slower than ours it is: the median over rounds of the ratio within a round with its 95 % bootstrap interval.
@@ -145,7 +146,7 @@ def cache_bytes() -> int:
 def compare(args: argparse.Namespace, case: str, shape: tuple[int, int], rows: list[int], table: Table) -> None:
     """One shape in one case: a table of its own, and its medians for the last one."""
     (k, n), rng = shape, np.random.default_rng(args.seed)
-    nodes = args.nodes if case == "warm" else max(args.nodes, -(-2 * cache_bytes() * 4 // (k * n)))
+    nodes = args.nodes if case == "warm" else max(args.nodes, -(-4 * cache_bytes() * 4 // (k * n)))
     made = layers(case, k, n, nodes, rng)
     competing = Field(args, made)
     printed = []
