@@ -45,7 +45,7 @@ function(isa_sources FLAGS)
 endfunction()
 
 if(BAKER_X86_64)
-  isa_sources(AVX2 x86_avx2.cc x86_avx2_rows.cc)
+  isa_sources(AVX2 x86_avx2.cc x86_avx2_rows.cc x86_avx2_tables.cc)
   if(BAKER_AVXVNNI)
     isa_sources(AVXVNNI x86_avxvnni.cc)
     set_source_files_properties(${TERNARY}/dispatch.cc PROPERTIES COMPILE_DEFINITIONS BAKER_AVXVNNI)

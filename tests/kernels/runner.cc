@@ -97,6 +97,7 @@ Case make_case(Random& random) {
   made.k = pick_log(random, 4100);
   made.n = pick_log(random, 300);
   made.m = pick(random, 0, 15) == 0 ? pick(random, 64, 300) : pick_log(random, 71) - 1;  // many are cut into pieces
+  if (pick(random, 0, 11) == 0) made.n = pick(random, 193, 1300), made.m = pick(random, 16, 40);  // tables pay here
   const std::int64_t groups[] = {0, 0, 16, 32, 48, 128, 1 << 20};
   made.group = groups[pick(random, 0, 6)];
   made.codes = random_codes(random, made.n, made.k);

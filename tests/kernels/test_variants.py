@@ -65,6 +65,15 @@ def test_largest_k_stays_inside_int32(isa):
             np.testing.assert_array_equal(multiply(layer, isa), np.full((rows, 3), sign * 2.0 * k, np.float32))
 
 
+def test_sums_of_many_rows_stay_inside_their_integers(isa):
+    """The same for 16 rows and many channels, where AVX2 adds lines of tables in int16: 64 of 508 reach 2^15 - 256."""
+    for sign, group in ((1, 0), (-1, 0), (1, 384)):
+        t, k = np.full((260, 4100), sign, np.int8), 4100
+        scale = np.float32([0.5]) if group == 0 else np.full((260, -(-k // group)), 0.5, np.float32)
+        layer = Layer(np.full((17, k), 2.0, np.float32), t, scale, None, group)
+        np.testing.assert_array_equal(multiply(layer, isa), np.full((17, 260), sign * k, np.float32))
+
+
 def test_halves_round_to_even(isa):
     """x * (127 / a) is exactly n + 0.5 for a = 127."""
     x = np.float32([[127, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 63.5]])

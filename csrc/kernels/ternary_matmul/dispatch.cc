@@ -18,17 +18,17 @@ const std::vector<Entry>& entries() {
   const CpuFeatures& cpu = cpu_features();
   static const std::vector<Entry> all = {
 #if defined(__x86_64__)
-      {{"avx512vbmi", kAvx512Rows, kAvx512VnniProducts, kAvx512VbmiP80}, cpu.avx512_vbmi},
-      {{"avx512vnni", kAvx512Rows, kAvx512VnniProducts, {}}, cpu.avx512_vnni},
+      {{"avx512vbmi", kAvx512Rows, kAvx512VnniProducts, kAvx512VbmiP80, {}}, cpu.avx512_vbmi},
+      {{"avx512vnni", kAvx512Rows, kAvx512VnniProducts, {}, {}}, cpu.avx512_vnni},
 #if defined(BAKER_AVXVNNI)
-      {{"avxvnni", kAvx2Rows, kAvxVnniProducts, {}}, cpu.avx_vnni},
+      {{"avxvnni", kAvx2Rows, kAvxVnniProducts, {}, kAvx2Tables}, cpu.avx_vnni},
 #endif
-      {{"avx2", kAvx2Rows, kAvx2Products, {}}, cpu.avx2},
+      {{"avx2", kAvx2Rows, kAvx2Products, {}, kAvx2Tables}, cpu.avx2},
 #elif defined(__aarch64__)
-      {{"neondotprod", kNeonRows, kNeonDotprodProducts, {}}, cpu.neon_dotprod},
-      {{"neon", kNeonRows, kNeonProducts, {}}, cpu.neon},
+      {{"neondotprod", kNeonRows, kNeonDotprodProducts, {}, {}}, cpu.neon_dotprod},
+      {{"neon", kNeonRows, kNeonProducts, {}, {}}, cpu.neon},
 #endif
-      {{"scalar", kScalarRows, kScalarProducts, kScalarP80}, true},
+      {{"scalar", kScalarRows, kScalarProducts, kScalarP80, {}}, true},
   };
   return all;
 }

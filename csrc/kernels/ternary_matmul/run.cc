@@ -16,6 +16,8 @@ constexpr std::int64_t kPieces = 32;
 constexpr std::int64_t kLeastPieceWork = std::int64_t{1} << 18, kMostPieceWork = std::int64_t{16} << 20;
 // Less than this (some 8 us) is done by the calling thread.
 constexpr std::int64_t kSharedWork = std::int64_t{2} << 20;
+// Fewer channels (256), or groups of fewer weights (128), are faster as products.
+constexpr std::int64_t kLeastWidePanels = 4, kLeastWideGroup = 8;
 // The same for activations to quantize (some 8 us).
 constexpr std::int64_t kSharedRows = std::int64_t{128} << 10;
 
@@ -48,12 +50,23 @@ struct Pieces {
   std::int64_t wide;    // panels in a piece
   std::int64_t column;  // pieces over all rows
   std::int64_t count;
+  bool pairs;  // two tiles of rows at a time, where they are whole
 };
 
 [[nodiscard]] std::int64_t parts(std::int64_t all, std::int64_t part) noexcept { return (all + part - 1) / part; }
 
-[[nodiscard]] Pieces cut_work(const Weights& weights, std::int64_t m) noexcept {
+// Where tables are made, over as many channels as they serve.
+[[nodiscard]] bool suits_tables(const Variant& variant, const Weights& weights, std::int64_t m) noexcept {
+  return variant.wide.multiply != nullptr && weights.layout() == Layout::kP64 && m >= kWideRows &&
+         weights.panels() >= kLeastWidePanels && weights.cut().group_blocks >= kLeastWideGroup;
+}
+
+[[nodiscard]] Pieces cut_work(const Variant& variant, const Weights& weights, std::int64_t m) noexcept {
   const std::int64_t k = weights.cut().k, panels = weights.panels(), tiles = parts(m, kTileRows);
+  if (suits_tables(variant, weights, m)) {
+    const std::int64_t wide = parts(panels, parts(panels, kWidePanels)), columns = parts(tiles, 2);
+    return {tiles, 2, wide, columns, columns * parts(panels, wide), true};
+  }
   const std::int64_t work = std::clamp(m * k * weights.n() / kPieces, kLeastPieceWork, kMostPieceWork);
   const std::int64_t panel_work = p64::kPanelChannels * k * std::min<std::int64_t>(kTileRows, m);  // with one tile
   const std::int64_t fitting = kPieceBytes / weights.panel_bytes();
@@ -61,7 +74,7 @@ struct Pieces {
   const std::int64_t wide = parts(panels, parts(panels, most_wide));  // as many pieces, of nearly one size
   const std::int64_t most_high = std::clamp<std::int64_t>(work / (wide * panel_work), 1, tiles);
   const std::int64_t high = parts(tiles, parts(tiles, most_high));
-  return {tiles, high, wide, parts(tiles, high), parts(tiles, high) * parts(panels, wide)};
+  return {tiles, high, wide, parts(tiles, high), parts(tiles, high) * parts(panels, wide), false};
 }
 
 struct Job {
@@ -98,7 +111,33 @@ struct Job {
     fetch(weights.bias(panel));
     products.multiply({weights.cut(), weights.panel(panel), weights.scale(panel), weights.bias(panel), tile_q(tile),
                        tile_sums(tile), step + row, rows(tile), place.channels, y, place.stride});
+    finish(panel, tile);
+  }
+
+  // Tiles tile and tile + 1, both whole, with panels first..last - 1.
+  void multiply_pair(std::int64_t first, std::int64_t last, std::int64_t tile) const noexcept {
+    WidePanel wide[kWidePanels];
+    const std::int64_t row = tile * kTileRows;
+    for (std::int64_t panel = first; panel < last; ++panel) {
+      const Place& place = weights.place(panel);
+      float* y = arguments.outputs[place.output] + row * place.stride + place.channel;
+      wide[panel - first] = {weights.panel(panel), weights.scale(panel), weights.bias(panel), y,
+                             place.stride,         place.channels};
+    }
+    variant.wide.multiply(
+        {weights.cut(), wide, static_cast<int>(last - first), {tile_q(tile), tile_q(tile + 1)}, step + row});
+    for (std::int64_t panel = first; panel < last; ++panel) {
+      finish(panel, tile);
+      finish(panel, tile + 1);
+    }
+  }
+
+  // What is done to a product behind the bias.
+  void finish(std::int64_t panel, std::int64_t tile) const noexcept {
     if (weights.activation() == Activation::kNone && arguments.residual == nullptr) return;
+    const Place& place = weights.place(panel);
+    const std::int64_t at = tile * kTileRows * place.stride + place.channel;
+    float* y = arguments.outputs[place.output] + at;
     const float* residual = arguments.residual == nullptr ? nullptr : arguments.residual + at;
     variant.rows.finish({y, residual, place.stride, rows(tile), place.channels, weights.activation()});
   }
@@ -107,7 +146,9 @@ struct Job {
     const std::int64_t tile = piece % pieces.column * pieces.high, panel = piece / pieces.column * pieces.wide;
     const std::int64_t last_tile = std::min(tile + pieces.high, pieces.tiles);
     const std::int64_t last_panel = std::min(panel + pieces.wide, weights.panels());
-    for (std::int64_t t = tile; t < last_tile; ++t) {
+    std::int64_t t = tile;
+    for (; pieces.pairs && t + 1 < last_tile && rows(t + 1) == kTileRows; t += 2) multiply_pair(panel, last_panel, t);
+    for (; t < last_tile; ++t) {
       for (std::int64_t p = panel; p < last_panel; ++p) multiply(p, t);
     }
   }
@@ -144,7 +185,7 @@ void run(const Variant& variant, const Weights& weights, const Arguments& argume
   const Cut& cut = weights.cut();
   const Scratch at = layout(cut, m);
   auto* base = static_cast<std::uint8_t*>(scratch);
-  const Pieces pieces = cut_work(weights, m);
+  const Pieces pieces = cut_work(variant, weights, m);
   Job job = {variant,
              weights,
              weights.layout() == Layout::kP80 ? variant.p80 : variant.products,

@@ -70,6 +70,28 @@ struct MultiplyTask {
   std::int64_t y_stride;
 };
 
+inline constexpr int kWideRows = 2 * kTileRows;
+inline constexpr int kWidePanels = 16;
+
+// A panel on P64 and where its part of y lies, of 16 rows.
+struct WidePanel {
+  const std::uint8_t* codes;
+  const float* scale;
+  const float* bias;
+  float* y;
+  std::int64_t stride;  // from row to row of y
+  int channels;
+};
+
+// Two whole tiles of rows times several panels.
+struct WideTask {
+  Cut cut;
+  const WidePanel* panels;
+  int count;                // 1..kWidePanels
+  const std::int8_t* q[2];  // of the tiles
+  const float* step;        // 16
+};
+
 // A tile of y in place: y = activation(y) + residual.
 struct FinishTask {
   float* y;
@@ -91,6 +113,11 @@ struct Products {
   void (*multiply)(const MultiplyTask&);
 };
 
+// The products of 16 rows with panels, for an instruction set on which many of them together are faster.
+struct WideProducts {
+  void (*multiply)(const WideTask&);
+};
+
 // One name of BAKER_ISA; dispatch.cc puts these together. Each part is compiled for its instruction set alone; only
 // scalar runs on any CPU.
 struct Variant {
@@ -98,12 +125,14 @@ struct Variant {
   Rows rows;
   Products products;  // on P64
   Products p80;       // on P80; null where the instruction set has no kernel for it
+  WideProducts wide;  // on P64; null where it has none
 };
 
 extern const Rows kScalarRows;
 extern const Products kScalarProducts, kScalarP80;
 #if defined(__x86_64__)
 extern const Rows kAvx2Rows, kAvx512Rows;
+extern const WideProducts kAvx2Tables;
 extern const Products kAvx2Products, kAvxVnniProducts, kAvx512VnniProducts, kAvx512VbmiP80;
 #elif defined(__aarch64__)
 extern const Rows kNeonRows;
