@@ -105,9 +105,9 @@ void look_up(const WideTask& task, std::int64_t block, Work& work) {
   for (int p = 0; p < task.count; ++p) {
     const std::uint8_t* codes = task.panels[p].codes + block * p64::kBlockBytes;
     std::int16_t (*sums)[kWideRows] = work.sums + p * kPanelChannels;
+    const std::uint8_t* next = codes + kCount * p64::kBlockBytes;  // what the next pass reads of this panel
+    for (int line = 0; line < kCount * 4; ++line) __builtin_prefetch(next + 64 * line);
     for (int channel = 0; channel < kPanelChannels; ++channel, codes += kBytes) {
-      // What the next pass reads of this panel: one line of 16 channels is asked for four times.
-      __builtin_prefetch(codes + kCount * p64::kBlockBytes);
       __m256i sum = kFirst ? _mm256_setzero_si256() : load(sums[channel]);
 #pragma GCC unroll 2
       for (int i = 0; i < kCount; ++i) add_lines(sum, codes + i * p64::kBlockBytes, work.tables + i * kBytes);
