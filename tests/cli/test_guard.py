@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -86,9 +87,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def start(*arguments: object, script: str = "opt", **more: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", f"from baker.cli.{script} import main; main()", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+def start(*arguments: object, interrupts: signal.Handlers = signal.SIG_DFL) -> subprocess.Popen[str]:
+    """A command; ``interrupts``: what becomes of SIGINT, which what a shell runs in its background has ignored."""
+    command = [sys.executable, "-c", "from baker.cli.opt import main; main()", *map(str, arguments)]
+    heeded = functools.partial(signal.signal, signal.SIGINT, interrupts)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heeded)
 
 
 def run(*arguments: object) -> tuple[int, str]:
@@ -110,9 +113,9 @@ def alive(process: int) -> bool:
 
 
 @contextlib.contextmanager
-def sleeping() -> Iterator[tuple[subprocess.Popen[str], list[int], Path]]:
+def sleeping(interrupts: signal.Handlers = signal.SIG_DFL) -> Iterator[tuple[subprocess.Popen[str], list[int], Path]]:
     """A command that sleeps in a pass: its process, the ids of child and grandchild, the child's scratch folder."""
-    process = start(*bad("sleeps"))
+    process = start(*bad("sleeps"), interrupts=interrupts)
     while not (found := Path("pids")).exists() or len(found.read_text(encoding="utf-8").split()) < 3:
         assert process.poll() is None
         time.sleep(0.02)
@@ -257,6 +260,18 @@ def test_signals_are_passed_on(here: Path, number: signal.Signals):
         assert gone(ids)
         assert not folder.exists()
         assert not list(here.glob(".*"))
+
+
+def test_an_interrupt_that_is_ignored_stays_so(here: Path):
+    """A shell has its background jobs ignore SIGINT, so that Ctrl-C ends what is in front alone."""
+    with sleeping(signal.SIG_IGN) as (process, ids, _):
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=0.5)
+        assert all(alive(number) for number in ids)
+        process.terminate()
+        process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGTERM
 
 
 def test_a_killed_parent_takes_the_child_along(here: Path):
