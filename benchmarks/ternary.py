@@ -2,7 +2,7 @@
 
     python benchmarks/ternary.py                          # seven shapes, M = 1 warm and cold, M = 128 warm: minutes
     python benchmarks/ternary.py --shapes 4096x4096 --rows 1,8,32,128,512 --case warm
-    python benchmarks/ternary.py --ours ternary-avx2 --against ort-2bit --rows 1,8,32,128 --case warm
+    python benchmarks/ternary.py --ours ternary-avx2 --against ort-2bit --rows 1,8,16,32,128 --case warm
     python benchmarks/ternary.py --ours ternary@2 --against ternary@1 --rows 32,128,512 --case warm      # two threads
 
 Every contestant multiplies the same (M, K) input with ``--nodes`` ternary (K, N) weights, one node each in one session,
