@@ -11,12 +11,6 @@ namespace {
 constexpr std::int64_t kPlainBlocks = 16, kPairBlocks = 8;  // 64 pairs of codes; 16 of codes times 4
 constexpr int kHalf = kPanelRegisters / 2;
 
-// sum += codes . activations in int16. Written out because GCC 12 moves the sums between registers otherwise.
-inline void dot(__m256i& sum, __m256i codes, __m256i activations) {
-  __m256i pairs;
-  __asm__("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+x"(sum), "=&x"(pairs) : "x"(codes), "x"(activations));
-}
-
 // acc += pairs of int16
 inline void widen(__m256i& acc, __m256i pairs) {
   acc = _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
@@ -25,6 +19,12 @@ inline void widen(__m256i& acc, __m256i pairs) {
 struct Pairs {
   static constexpr int kMaxRows = 8;
   static constexpr int registers(int rows) { return rows == 1 ? 8 : rows == 2 ? 4 : rows <= 4 ? 2 : 1; }
+
+  // In int16. Written out because GCC 12 moves the sums between registers otherwise.
+  static inline void dot(__m256i& sum, __m256i codes, __m256i activations) {
+    __m256i pairs;
+    __asm__("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+x"(sum), "=&x"(pairs) : "x"(codes), "x"(activations));
+  }
 
   template <int R, int Y>
   static inline void accumulate(const std::uint8_t* weights, const std::int8_t* q, std::int64_t stride,
@@ -53,20 +53,7 @@ struct Pairs {
     __m256i sum[R][Y];
 #pragma GCC unroll 8
     for (int i = 0; i < R * Y; ++i) sum[i / Y][i % Y] = _mm256_setzero_si256();
-    for (std::int64_t block = 0; block < count; ++block, weights += p64::kBlockBytes, q += stride) {
-#pragma GCC unroll 4
-      for (int j = 0; j < kFields; ++j) {
-        __m256i field[Y];
-#pragma GCC unroll 4
-        for (int y = 0; y < Y; ++y) field[y] = field_of(codes_at(weights + kRegisterBytes * y), j);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) {
-          const __m256i four = broadcast(q + r * p64::kBlockWeights + 4 * j);
-#pragma GCC unroll 4
-          for (int y = 0; y < Y; ++y) dot(sum[r][y], field[y], four);
-        }
-      }
-    }
+    add_blocks<Pairs>(weights, q, stride, count, sum);
 #pragma GCC unroll 8
     for (int i = 0; i < R * Y; ++i) widen(acc[i / Y][i % Y], sum[i / Y][i % Y]);
   }

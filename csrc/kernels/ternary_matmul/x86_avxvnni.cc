@@ -7,21 +7,21 @@
 namespace baker::ternary {
 namespace {
 
-// sum += codes . activations. Written out because GCC 12 moves the sums between registers otherwise.
-inline void dot(__m256i& sum, __m256i codes, __m256i activations) {
-  __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(codes), "x"(activations));
-}
-
 constexpr std::int64_t kRowBlocks = 32;  // 8 KB of a panel, which stay in L1 while the four parts of it pass
 
 struct Quads {
   static constexpr int kMaxRows = 4;
   static constexpr int registers(int rows) { return rows == 1 ? 8 : rows == 2 ? 4 : 2; }
 
+  // Written out because GCC 12 moves the sums between registers otherwise.
+  static inline void dot(__m256i& sum, __m256i codes, __m256i activations) {
+    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(codes), "x"(activations));
+  }
+
   template <int R, int Y>
   static inline void accumulate(const std::uint8_t* weights, const std::int8_t* q, std::int64_t stride,
                                 std::int64_t count, __m256i (&acc)[R][Y]) {
-    if constexpr (R > 1) return several(weights, q, stride, count, acc);
+    if constexpr (R > 1) return add_blocks<Quads>(weights, q, stride, count, acc);
     while (count > 0) {
       const std::int64_t blocks = count < kRowBlocks ? count : kRowBlocks;
 #pragma GCC unroll 1
@@ -36,25 +36,6 @@ struct Quads {
   }
 
  private:
-  template <int R, int Y>
-  static inline void several(const std::uint8_t* weights, const std::int8_t* q, std::int64_t stride, std::int64_t count,
-                             __m256i (&acc)[R][Y]) {
-    for (std::int64_t block = 0; block < count; ++block, weights += p64::kBlockBytes, q += stride) {
-#pragma GCC unroll 4
-      for (int j = 0; j < kFields; ++j) {
-        __m256i field[Y];
-#pragma GCC unroll 4
-        for (int y = 0; y < Y; ++y) field[y] = field_of(codes_at(weights + kRegisterBytes * y), j);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) {
-          const __m256i four = broadcast(q + r * p64::kBlockWeights + 4 * j);
-#pragma GCC unroll 4
-          for (int y = 0; y < Y; ++y) dot(acc[r][y], field[y], four);
-        }
-      }
-    }
-  }
-
   // Two registers of channels.
   static inline void one_row(const std::uint8_t* weights, const std::int8_t* q, std::int64_t stride, std::int64_t count,
                              __m256i* acc) {

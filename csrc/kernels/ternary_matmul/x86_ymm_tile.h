@@ -7,6 +7,7 @@
 //   static constexpr int kMaxRows;             // rows of a strip
 //   // registers of 8 channels in a strip, a divisor of 8; of a row alone all 8, so that weights are read as they lie
 //   static constexpr int registers(int rows);
+//   static void dot(__m256i& sum, __m256i codes, __m256i activations);  // sum += codes . activations
 //   // acc[r][y] += the dot products of R rows with 8 * Y channels; the rows of q are p64::kBlockWeights apart, its
 //   // blocks stride bytes
 //   template <int R, int Y> static void accumulate(const std::uint8_t* weights, const std::int8_t* q,
@@ -41,6 +42,26 @@ constexpr std::int64_t kAhead = 8192;  // bytes: what hides DRAM's latency behin
 // Field j of every byte.
 [[nodiscard]] inline __m256i field_of(__m256i codes, int j) {
   return _mm256_and_si256(_mm256_srli_epi32(codes, 2 * j), _mm256_set1_epi8(3));
+}
+
+// sum[r][y] += the dot products of R rows with 8 * Y channels, field by field.
+template <class Dot, int R, int Y>
+inline void add_blocks(const std::uint8_t* weights, const std::int8_t* q, std::int64_t stride, std::int64_t count,
+                       __m256i (&sum)[R][Y]) {
+  for (std::int64_t block = 0; block < count; ++block, weights += p64::kBlockBytes, q += stride) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kFields; ++j) {
+      __m256i field[Y];
+#pragma GCC unroll 4
+      for (int y = 0; y < Y; ++y) field[y] = field_of(codes_at(weights + kRegisterBytes * y), j);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const __m256i four = broadcast(q + r * p64::kBlockWeights + 4 * j);
+#pragma GCC unroll 4
+        for (int y = 0; y < Y; ++y) Dot::dot(sum[r][y], field[y], four);
+      }
+    }
+  }
 }
 
 // Lanes 0..count-1 are all ones.
