@@ -44,7 +44,7 @@ class Account:
         layers = [plan.layer for plan in survey.lossless] + [layer for layer, _ in survey.others]
         for layer in sorted(layers, key=lambda layer: layer.position):
             now, dims = as_it_is(layer, survey.evaluator), layer.linear.dims(survey.evaluator)
-            if now is not None and dims is not None:
+            if now is not None and dims is not None and min(dims) > 0:
                 found.layers.append((layer, now, dims))
         return found
 

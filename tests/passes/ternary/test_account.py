@@ -100,3 +100,11 @@ def test_json_and_table(tmp_path):
     short, long = report.table(), report.table(verbose=True)
     assert "float → ternary" in short and short.count("192 × 192") == 1
     assert long.count("192 × 192") == 2
+
+
+@pytest.mark.parametrize("shape", [(16, 0), (0, 8)])
+def test_a_layer_of_nothing_is_left_alone(shape: tuple[int, int]):
+    sketch = Sketch((2, shape[0]))
+    model = sketch.model(sketch.op("MatMul", sketch.x, sketch.weight(np.zeros(shape, np.float32), "w")))
+    (record,) = bake(model, "ternary").report.passes
+    assert record.status == "unchanged" and record.layers == () and "holds nothing" in record.declined[0].reason
