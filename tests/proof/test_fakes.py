@@ -406,3 +406,25 @@ def test_an_empty_sample_is_no_constant(ends: tuple[int, int]):
     model = from_text('<ir_version: 8, opset_import: ["" : 17]>\n' + text)
     feeds = [{"x": seeded(4), "e": np.array([end])} for end in ends]
     assert Verifier(model, feeds, threads=1).verify(model.clone(), Fidelity.ROUNDING).status == "pass"
+
+
+def columns_of(due: np.ndarray, found: np.ndarray) -> Columns:
+    collected = Columns()
+    for row in range(len(due)):
+        collected.add(due[row : row + 1].astype(np.float32), found[row : row + 1].astype(np.float32))
+    return collected
+
+
+def test_one_large_row_swaps_no_classes():
+    """Eight samples, one a hundred times as large, and noise of 6 dB: some class is near another in that row."""
+    fooled = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        due = rng.standard_normal((8, 60)) * np.where(np.arange(8) == 3, 100, 1)[:, None]
+        noisy = due + rng.standard_normal(due.shape) * 0.5 * np.abs(due).mean(axis=1, keepdims=True)
+        fooled += columns_of(due, noisy).finding("y") is not None
+        swapped = due.copy()
+        swapped[:, [5, 9]] = swapped[:, [9, 5]]
+        found = columns_of(due, swapped).finding("y")
+        assert found is not None and "5 holds 9" in found.what
+    assert not fooled

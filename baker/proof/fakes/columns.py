@@ -47,7 +47,10 @@ class Columns:
         if self.rows < LEAST_ROWS or len({array.shape[1] for array in self.due}) != 1:
             return None
         due, found = (np.concatenate(parts)[:ROWS].astype(np.float64) for parts in (self.due, self.found))
-        moved = _moved(due, found)
+        # A row of large values must not speak for all: one row, and a class agrees with another by chance.
+        size = np.sqrt(np.square(due).mean(axis=1, keepdims=True))
+        told = size[:, 0] > 0
+        moved = _moved(due[told] / size[told], found[told] / size[told]) if told.sum() >= LEAST_ROWS else []
         if not moved:
             return None
         shown = ", ".join(f"{index} holds {other}" for index, other in moved[:3])
