@@ -16,8 +16,8 @@ volatile std::int64_t sink;
 
 }  // namespace
 
-// GB/s of one pass over memory by one thread: four loads of 64 bytes at a time, prefetched so many bytes ahead (0: not at
-// all). bytes: a multiple of 256.
+// GB/s of one pass over memory by one thread: four loads of 64 bytes at a time, prefetched so many bytes ahead (0: not
+// at all). bytes: a multiple of 256.
 extern "C" double read_rate(const std::uint8_t* memory, std::size_t bytes, std::size_t ahead) {
   const double start = seconds();
   std::int64_t total = 0;
