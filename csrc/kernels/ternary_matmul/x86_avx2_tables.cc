@@ -8,10 +8,7 @@
 // channels, hence several panels a task.
 //
 // Source: Arlazarov, Dinic, Kronrod and Faradzhev 1970.
-#include <immintrin.h>
-
-#include "common/p64.h"
-#include "kernels/ternary_matmul/variant.h"
+#include "kernels/ternary_matmul/x86_ymm_tile.h"
 
 namespace baker::ternary {
 namespace {
@@ -21,7 +18,7 @@ constexpr int kPassBlocks = 2;                     // blocks whose tables are in
 constexpr std::int64_t kWidenBlocks = 16;          // 64 lines
 constexpr int kLine = 32;                          // bytes: int16 of 16 rows
 constexpr int kTableBytes = 256 * kLine + 9 * 64;  // tables begin at different sets of the cache
-constexpr int kPanelChannels = 64;
+constexpr int kPanelChannels = static_cast<int>(p64::kPanelChannels);
 constexpr int kChannels = kWidePanels * kPanelChannels;
 
 // The state of a task: 16 rows of each channel.
@@ -185,8 +182,7 @@ void write(const WideTask& task, const WidePanel& panel, int first, int row, con
     y[i] = _mm256_fmadd_ps(_mm256_load_ps(f[i] + row), step, _mm256_set1_ps(panel.bias[first + i]));
   }
   transpose(y);
-  const int left = panel.channels - first;
-  const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(left), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  const __m256i mask = first_lanes(panel.channels - first);
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) _mm256_maskstore_ps(panel.y + (row + i) * panel.stride + first, mask, y[i]);
 }

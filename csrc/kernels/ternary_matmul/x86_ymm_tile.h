@@ -1,5 +1,5 @@
 // A tile of rows times a panel of channels in registers of 256 bits: all that AVX2 and AVX-VNNI share, which is
-// everything but the dot product. Included by x86_avx2.cc and x86_avxvnni.cc alone; all of it has internal linkage, so
+// everything but the dot product. Included by x86_avx2*.cc and x86_avxvnni.cc alone; all of it has internal linkage, so
 // each file gets its own copy, compiled with its own flags.
 //
 // A Dot type says how a strip is cut and how it accumulates:
