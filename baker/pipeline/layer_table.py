@@ -32,9 +32,7 @@ def layer_table(layers: Sequence[LayerRecord], *, each: bool = False) -> Table:
     table.add_column("layer", overflow="fold")
     table.add_column("K × N", justify="right", no_wrap=True)
     table.add_column("form", no_wrap=True)
-    for header in ("error", "size"):
-        table.add_column(header, justify="right", no_wrap=True)
-    for header in ("M", "µs"):
+    for header in ("error", "size", "M", "µs"):
         table.add_column(header, justify="right", no_wrap=True)
     for group in shown:
         table.add_row(*_row(group))
